@@ -1,0 +1,144 @@
+//! [`Credential`]: one header that proves who is calling.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+
+use crate::error::Error;
+
+/// One credential: a header name and the secret value that goes with it.
+///
+/// Cloning shares the value, so a cached credential is handed out without a copy. `Debug` shows the
+/// header's name, the generation and the expiry, and nothing of the secret.
+///
+/// Every credential built gets a *generation* of its own, which its clones share. Two tokens are told
+/// apart by it, without comparing secrets: a late refusal of generation 3 says nothing about generation 4.
+///
+/// A `Credential` is itself an [`AuthProvider`](crate::AuthProvider): the one that always gives itself.
+///
+/// ```
+/// use tower_credential_fallback::Credential;
+///
+/// # fn main() -> Result<(), tower_credential_fallback::Error> {
+/// let token = Credential::bearer("pat_example")?;
+/// assert!(!format!("{token:?}").contains("pat_example"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Credential {
+    name: HeaderName,
+    /// Always marked sensitive.
+    value: HeaderValue,
+    generation: u64,
+    expires_at: Option<SystemTime>,
+}
+
+impl Credential {
+    /// `Authorization: Bearer <token>` ([RFC 6750](https://www.rfc-editor.org/rfc/rfc6750)).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `token`, if it is empty or has a
+    /// character that is not visible ASCII. The error shows nothing of the token.
+    pub fn bearer(token: impl AsRef<str>) -> Result<Self, Error> {
+        let token = token.as_ref();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::config(
+                "token",
+                "expected a non-empty token of visible ASCII characters, without spaces or line ends",
+            ));
+        }
+        Self::from_text("token", AUTHORIZATION, format!("Bearer {token}"))
+    }
+
+    /// `Authorization: Basic <base64(user:password)>` ([RFC 7617](https://www.rfc-editor.org/rfc/rfc7617)).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `user`, if it is empty or has a
+    /// colon, which the scheme cannot carry.
+    pub fn basic(user: impl AsRef<str>, password: impl AsRef<str>) -> Result<Self, Error> {
+        let (user, password) = (user.as_ref(), password.as_ref());
+        if user.is_empty() || user.contains(':') {
+            return Err(Error::config("user", "expected a non-empty user name without a colon"));
+        }
+        let pair = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        Self::from_text("password", AUTHORIZATION, format!("Basic {pair}"))
+    }
+
+    /// Any other header, such as `x-api-key`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `name` or `value`, if it is empty
+    /// or not allowed in a header.
+    pub fn header(name: impl AsRef<str>, value: impl AsRef<str>) -> Result<Self, Error> {
+        let name = HeaderName::from_bytes(name.as_ref().as_bytes())
+            .map_err(|_| Error::config("name", "expected a valid header name, such as `x-api-key`"))?;
+        Self::from_text("value", name, value.as_ref().to_owned())
+    }
+
+    fn from_text(field: &'static str, name: HeaderName, text: String) -> Result<Self, Error> {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+        if text.is_empty() {
+            return Err(Error::config(field, "expected a value that is not empty"));
+        }
+        // `Bytes` shares its memory from the second handle on; take that one allocation here rather
+        // than on the first request.
+        let bytes = Bytes::from(text);
+        let mut value = HeaderValue::from_maybe_shared(bytes.clone()).map_err(|_| {
+            Error::config(field, "expected characters that are allowed in a header, without line ends")
+        })?;
+        drop(bytes);
+        value.set_sensitive(true);
+        Ok(Self { name, value, generation: GENERATION.fetch_add(1, Ordering::Relaxed), expires_at: None })
+    }
+
+    /// The same credential, known to end at `at` (wall clock). Default: no known end.
+    #[must_use]
+    pub fn with_expiry(mut self, at: SystemTime) -> Self {
+        self.expires_at = Some(at);
+        self
+    }
+
+    /// The header that carries it.
+    pub fn name(&self) -> &HeaderName {
+        &self.name
+    }
+
+    /// When it ends (wall clock), if that is known.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// A number that this credential shares with its clones and with no other credential of this process.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Puts the credential into `headers`, in place of every value under the same name.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        headers.insert(self.name.clone(), self.value.clone());
+    }
+
+    /// Whether the server would see the same bytes from both.
+    pub(crate) fn is_same_secret(&self, other: &Self) -> bool {
+        self.generation == other.generation || (self.name == other.name && self.value == other.value)
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("name", &self.name)
+            .field("generation", &self.generation)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}

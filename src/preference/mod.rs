@@ -1,0 +1,5 @@
+//! Which credential first?
+
+mod order;
+
+pub use order::{CredentialChoice, Order, Slot};
