@@ -141,7 +141,7 @@ impl Outcome {
     }
 
     const fn accepted(slot: Slot) -> Self {
-        Self { attempts: [Some(Attempt { slot, refused: None }), None], ..Self::new() }
+        Self { attempts: [Some(Attempt { slot, refused: None }), None], unavailable: None, no_replay: None }
     }
 
     pub(crate) fn record(&mut self, slot: Slot, refused: Option<Rejection>) {

@@ -7,7 +7,7 @@ use std::fmt;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode, response};
 use memchr::memmem::Finder;
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Classify, Decision, Rejection, RejectionKind, StatusClassifier};
@@ -349,8 +349,12 @@ mod tests {
         {
             assert_eq!(ask(200, body), Decision::Accept, "{body}");
         }
+    }
+
+    #[test]
+    fn deep_nesting_overflows_no_stack_and_hides_no_code() {
         let deep = format!(r#"{{"code":4101,"a":{}"#, "[".repeat(100_000));
-        assert_eq!(ask(200, &deep), Decision::Accept);
+        assert_eq!(ask(200, &deep), refused(4101, RejectionKind::Forbidden, 200));
     }
 
     #[test]

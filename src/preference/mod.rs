@@ -4,6 +4,6 @@ mod memory;
 mod order;
 mod resource;
 
-pub(crate) use memory::{Known, Memory};
+pub(crate) use memory::Memory;
 pub use order::{CredentialChoice, Order, Slot};
 pub use resource::ResourceKey;
