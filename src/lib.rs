@@ -5,6 +5,8 @@
 mod attempt;
 mod body;
 pub mod classify;
+#[cfg(feature = "coze")]
+pub mod coze;
 mod credential;
 mod error;
 mod future;
@@ -26,5 +28,7 @@ pub use layer::CredentialFallbackLayer;
 pub use origin::{FinalUri, Origin};
 pub use outcome::{Attempt, NoReplay, Outcome};
 pub use preference::{CredentialChoice, Order, ResourceKey, Slot};
-pub use provider::{AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, provider_fn};
+pub use provider::{
+    AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
+};
 pub use service::CredentialFallback;
