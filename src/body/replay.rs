@@ -117,6 +117,13 @@ fn len(bytes: &Bytes) -> u64 {
     bytes.len() as u64
 }
 
+impl<B> Default for ReplayBody<B> {
+    /// An empty body. tower-http's `FollowRedirect` asks for one.
+    fn default() -> Self {
+        Self::from_content(Bytes::new())
+    }
+}
+
 impl<B> fmt::Debug for ReplayBody<B> {
     /// The content is the caller's own and is not shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
