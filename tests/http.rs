@@ -11,6 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use support::{Body, HyperClient, PROTOCOLS, Protocol, Server, full, hyper_client, json, token_of};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tower::{Layer, ServiceExt};
 use tower_credential_fallback::coze::CozeClassifier;
@@ -201,13 +202,16 @@ async fn what_has_no_readable_body_is_judged_by_status_alone() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_while_looked_at_is_handed_on_with_its_error() {
-    let server = Server::start(|_| async {
-        let body = pieces([br#"{"data":"#.to_vec()]);
-        let announced = Response::builder().header("content-type", "application/json");
-        announced.header("content-length", "1000").body(body).unwrap()
-    })
-    .await;
-    let response = client(Protocol::Http1).oneshot(request(Method::GET, server.url("/"), "")).await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await.unwrap();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n";
+        stream.write_all(format!("{head}{{\"data\":").as_bytes()).await.unwrap();
+    });
+    let response = client(Protocol::Http1).oneshot(request(Method::GET, url, "")).await.unwrap();
+    server.await.unwrap();
     let mut body = response.into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), r#"{"data":"#);
     assert!(body.frame().await.unwrap().is_err());
