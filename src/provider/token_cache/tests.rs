@@ -280,7 +280,10 @@ fn a_runtime_that_shuts_down_in_mid_mint_leaves_the_gate_open() {
     let rig = rig();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let first = runtime();
-    let waiting = first.block_on(async { rig.ask() });
+    let waiting = {
+        let _inside = first.enter();
+        rig.ask()
+    };
     drop(first);
     let second = runtime();
     assert!(second.block_on(waiting).unwrap_err().to_string().contains("stopped"));
