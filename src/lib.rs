@@ -105,6 +105,8 @@ pub use preference::{CredentialChoice, Order, ResourceKey, Slot};
 pub use provider::{
     AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
 };
+#[cfg(feature = "jwt")]
+pub use provider::{ExpiresIn, JwtBearer, JwtGrant, JwtKey, RequestStyle};
 pub use service::CredentialFallback;
 
 /// Compiles the README's example.

@@ -59,6 +59,11 @@ impl Origin {
         })
     }
 
+    /// The host alone, in lower case.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Whether `uri` lies in this origin.
     pub fn contains(&self, uri: &Uri) -> bool {
         View::of(uri).is_some_and(|view| {

@@ -18,10 +18,14 @@
 //! ```
 
 mod classifier;
+#[cfg(feature = "jwt")]
+mod oauth;
 mod region;
 mod resource;
 
 pub use classifier::CozeClassifier;
+#[cfg(feature = "jwt")]
+pub use oauth::{OAuthApp, oauth_app};
 pub use region::Region;
 pub use resource::CozeResource;
 

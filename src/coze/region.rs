@@ -37,6 +37,16 @@ impl Region {
         }
     }
 
+    /// The API's host alone, which is what an assertion's `aud` names.
+    #[cfg(feature = "jwt")]
+    pub(crate) fn host(&self) -> &str {
+        match self {
+            Self::Com => "api.coze.com",
+            Self::Cn => "api.coze.cn",
+            Self::Custom(origin) => origin.host(),
+        }
+    }
+
     /// Where a credential of this region may be sent: the API and its WebSocket host.
     pub(crate) fn origins(&self) -> Vec<Origin> {
         let fixed = |origins: [&str; 2]| {
