@@ -22,6 +22,8 @@ mod classifier;
 mod oauth;
 mod region;
 mod resource;
+#[cfg(feature = "simulator")]
+pub mod simulator;
 
 pub use classifier::CozeClassifier;
 #[cfg(feature = "jwt")]
