@@ -1,1 +1,123 @@
-fn main() {}
+//! A rehearsed migration: concurrent traffic over many bots while their workspaces move, one by one, from a
+//! personal account to an enterprise. First through the layer, then the same through the recipe with two
+//! clients.
+//!
+//! ```text
+//! cargo run --example migration --features simulator
+//! cargo run --example migration --features simulator -- --seconds 6 --bots 40 --chart out.svg
+//! ```
+
+#[path = "migration/chart.rs"]
+mod chart;
+#[path = "migration/clients.rs"]
+mod clients;
+#[path = "migration/rehearsal.rs"]
+mod rehearsal;
+#[path = "migration/traffic.rs"]
+mod traffic;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use tower_credential_fallback::BoxError;
+
+use clients::{Layered, Recipe};
+use rehearsal::{Phase, Report, Stage};
+
+/// What can be set on the command line.
+struct Options {
+    bots: usize,
+    workspaces: usize,
+    seconds: u64,
+    workers: usize,
+    mixed_refusals: bool,
+    chart: PathBuf,
+}
+
+const USAGE: &str = "\
+options:
+  --bots N           bots to talk to (default 100)
+  --workspaces N     workspaces they are in, moved one by one (default 20)
+  --seconds N        length of each of the two runs (default 12)
+  --workers N        concurrent callers (default 16)
+  --mixed-refusals   refuse with every code in turn, not only 4101; the recipe does not know them all
+  --chart FILE       where the chart goes (default migration.svg)";
+
+impl Options {
+    fn parse() -> Result<Self, String> {
+        let mut options = Self {
+            bots: 100,
+            workspaces: 20,
+            seconds: 12,
+            workers: 16,
+            mixed_refusals: false,
+            chart: "migration.svg".into(),
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(name) = arguments.next() {
+            if name == "--mixed-refusals" {
+                options.mixed_refusals = true;
+                continue;
+            }
+            let value = arguments.next().ok_or_else(|| format!("{name}: expected a value\n{USAGE}"))?;
+            let number = || match value.parse::<u64>() {
+                Ok(number @ 1..=1_000_000) => Ok(number),
+                _ => Err(format!("{name}: expected a number from 1 to 1000000, not `{value}`")),
+            };
+            match name.as_str() {
+                "--bots" => options.bots = number()? as usize,
+                "--workspaces" => options.workspaces = number()? as usize,
+                "--seconds" => options.seconds = number()?,
+                "--workers" => options.workers = number()? as usize,
+                "--chart" => options.chart = value.into(),
+                _ => return Err(format!("{name}: no such option\n{USAGE}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, BoxError> {
+    let options = match Options::parse() {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let stage = Stage::set(&options).await?;
+    let layered = rehearsal::run("one layer", &stage, Layered::new(&stage)?, &options).await?;
+    let stage = Stage::set(&options).await?;
+    let recipe = rehearsal::run("two clients", &stage, Recipe::new(&stage)?, &options).await?;
+
+    println!("{}", table(&layered, &recipe));
+    chart::draw(&options.chart, [("one layer", &layered), ("two clients", &recipe)])?;
+    println!("answers by credential over time: {}", options.chart.display());
+    for failure in &layered.failures {
+        println!("failed call: {failure}");
+    }
+    Ok(if layered.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn table(layered: &Report, recipe: &Report) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(["", "one layer (this crate)", "two clients (the recipe)"]);
+    let mut row = |name: &str, value: &dyn Fn(&Report) -> String| {
+        table.add_row([name.to_owned(), value(layered), value(recipe)]);
+    };
+    row("calls", &|report| report.calls().to_string());
+    row("failed calls", &|report| report.failed().to_string());
+    for phase in [Phase::Before, Phase::During, Phase::After] {
+        row(&format!("upstream requests per call, {}", phase.name()), &|report| {
+            format!("{:.3}", report.requests_per_call(phase))
+        });
+    }
+    row("answers by the personal credential", &|report| report.by_primary.to_string());
+    row("answers by the enterprise credential", &|report| report.by_fallback.to_string());
+    row("tokens minted, personal + enterprise", &|report| format!("{} + {}", report.minted.0, report.minted.1));
+    row("connections opened", &|report| report.connections.to_string());
+    table
+}
