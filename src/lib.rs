@@ -12,4 +12,6 @@ pub use classify::{Classify, Decision, Rejection, RejectionKind, StatusClassifie
 pub use credential::Credential;
 pub use error::{BoxError, Error, ErrorKind};
 pub use preference::{CredentialChoice, Order, Slot};
-pub use provider::{AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, provider_fn};
+pub use provider::{
+    AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
+};

@@ -25,10 +25,12 @@ mod clock;
 mod error;
 mod fixed;
 mod from_fn;
+mod token_cache;
 
 pub use clock::{Clock, SystemClock};
 pub use error::CredentialError;
 pub use from_fn::{ProviderFn, provider_fn};
+pub use token_cache::{TokenCache, TokenSource};
 
 /// Gives the credential that a request is sent with.
 ///
