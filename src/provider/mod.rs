@@ -25,11 +25,15 @@ mod clock;
 mod error;
 mod fixed;
 mod from_fn;
+#[cfg(feature = "jwt")]
+mod jwt_bearer;
 mod token_cache;
 
 pub use clock::{Clock, SystemClock};
 pub use error::CredentialError;
 pub use from_fn::{ProviderFn, provider_fn};
+#[cfg(feature = "jwt")]
+pub use jwt_bearer::{ExpiresIn, JwtBearer, JwtGrant, JwtKey, RequestStyle};
 pub use token_cache::{TokenCache, TokenSource};
 
 /// Gives the credential that a request is sent with.

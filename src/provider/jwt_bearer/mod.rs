@@ -1,0 +1,153 @@
+//! [`JwtBearer`]: a signed assertion exchanged for a token ([RFC 7523](https://www.rfc-editor.org/rfc/rfc7523)).
+//!
+//! ```text
+//! JwtGrant ──(checked)──→ Exchange ── assertion.rs: claims, signature ── request ──→ HTTP client
+//!                             ▲                                                        │
+//! JwtBearer = TokenCache ─────┘ ←── answer.rs: token, expiry or refusal ←── limited body┘
+//!                                   skew.rs: the server's clock, from the `Date` header
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, request};
+use http_body::Body;
+use http_body_util::Full;
+use tower_service::Service;
+
+use super::token_cache::TokenCache;
+use super::{AuthProvider, CredentialFuture};
+use crate::classify::Rejection;
+use crate::credential::Credential;
+use crate::error::{BoxError, Error};
+
+mod answer;
+mod assertion;
+mod exchange;
+mod grant;
+mod key;
+mod skew;
+mod text;
+
+use exchange::Exchange;
+pub use grant::{ExpiresIn, JwtGrant, RequestStyle};
+pub use key::JwtKey;
+
+/// Gives tokens that it gets for a signed assertion, and keeps them in a [`TokenCache`].
+///
+/// Every exchange signs a new assertion with a new `jti`: servers accept one only once. The `Date` header of
+/// each answer teaches it the server's clock, so that a local clock that is minutes off costs one failed
+/// exchange at most.
+///
+/// # The HTTP client
+///
+/// Any tower [`Service`] will do. Put time limits and proxies there, but
+/// - no following of redirects: the assertion would be shown to wherever the redirect leads. A 3xx answer is
+///   an error here.
+/// - no retries: the cache has its own, with a back-off; and a repeated request repeats the assertion.
+///
+/// Its errors become the source of a [`CredentialError`](crate::CredentialError), and so reach logs.
+///
+/// # Example
+///
+/// ```no_run
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use hyper_util::client::legacy::Client;
+/// use hyper_util::rt::TokioExecutor;
+/// use tower_credential_fallback::{JwtBearer, JwtGrant, JwtKey};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let https = hyper_util::client::legacy::connect::HttpConnector::new();
+/// let key = JwtKey::from_rsa_pem("key-1", std::fs::read("private_key.pem")?)?;
+/// let grant = JwtGrant::new("https://identity.example.com/oauth2/token", key)
+///     .with_issuer("client-42")
+///     .with_audience("https://identity.example.com/")
+///     .with_claim("sub", "service-account@example.com")
+///     .with_parameter("scope", "files.read");
+/// let http = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(https);
+/// let provider = JwtBearer::new(http, grant)?;
+/// # let _ = provider;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct JwtBearer {
+    issuer: String,
+    key_id: String,
+    /// Without its query.
+    token_url: String,
+    cache: TokenCache,
+}
+
+impl JwtBearer {
+    /// A provider that exchanges assertions as `grant` says, through `http`. Sends nothing yet.
+    ///
+    /// `http` is cloned for each exchange, and polled ready before it is called.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig), naming the part of the grant that is not
+    /// usable: `token_url`, `issuer`, `audience`, `assertion_lifetime`, `claim` or `parameter`.
+    pub fn new<S, B>(http: S, grant: JwtGrant) -> Result<Self, Error>
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let checked = grant.check()?;
+        let shown = (checked.issuer().to_owned(), checked.key_id().to_owned(), checked.shown_url());
+        let clock = checked.clock();
+        let cache = TokenCache::new(Exchange::new(http, checked)).with_clock(clock);
+        let (issuer, key_id, token_url) = shown;
+        Ok(Self { issuer, key_id, token_url, cache })
+    }
+
+    /// See [`TokenCache::with_load_timeout`]. It limits a whole exchange. Default: 10 s.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `load_timeout`, if it is zero or
+    /// over an hour.
+    pub fn with_load_timeout(mut self, limit: Duration) -> Result<Self, Error> {
+        self.cache = self.cache.with_load_timeout(limit)?;
+        Ok(self)
+    }
+
+    /// See [`TokenCache::with_remint_interval`]. Default: 30 s.
+    #[must_use]
+    pub fn with_remint_interval(mut self, interval: Duration) -> Self {
+        self.cache = self.cache.with_remint_interval(interval);
+        self
+    }
+
+    /// The cache that holds the token: to get one outside of a layer, or to see the last error.
+    pub fn cache(&self) -> &TokenCache {
+        &self.cache
+    }
+}
+
+impl AuthProvider for JwtBearer {
+    fn credential(&self, request: &request::Parts) -> CredentialFuture {
+        self.cache.credential(request)
+    }
+
+    fn rejected(&self, credential: &Credential, reason: &Rejection) {
+        self.cache.rejected(credential, reason);
+    }
+}
+
+impl fmt::Debug for JwtBearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtBearer")
+            .field("issuer", &self.issuer)
+            .field("key_id", &self.key_id)
+            .field("token_url", &self.token_url)
+            .field("cache", &self.cache)
+            .finish()
+    }
+}
