@@ -15,3 +15,5 @@ pub use preference::{CredentialChoice, Order, Slot};
 pub use provider::{
     AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
 };
+#[cfg(feature = "jwt")]
+pub use provider::{ExpiresIn, JwtBearer, JwtGrant, JwtKey, RequestStyle};

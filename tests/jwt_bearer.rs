@@ -712,8 +712,14 @@ async fn an_unreachable_endpoint_is_an_error_with_its_cause() {
 async fn an_answer_that_breaks_off_is_an_error_with_its_cause() {
     let broken = |status: u16| {
         move || {
-            let frames = [Ok(Bytes::from_static(b"{\"access_token\":")), Err(io::Error::other("cut"))];
-            Response::builder().status(status).body(Body::from_stream(futures::stream::iter(frames))).unwrap()
+            let first = futures::stream::iter([Ok(Bytes::from_static(b"{\"access_token\":"))]);
+            // Hyper sends what it has when the body is pending; an error at once would swallow the head too.
+            let cut = futures::stream::once(async {
+                tokio::task::yield_now().await;
+                Err(io::Error::other("cut"))
+            });
+            let body = Body::from_stream(futures::StreamExt::chain(first, cut));
+            Response::builder().status(status).body(body).unwrap()
         }
     };
     let error = refused(broken(200), ExpiresIn::Relative).await;
