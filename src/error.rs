@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+use http::Uri;
+
+use crate::origin::Origin;
 use crate::preference::Slot;
 use crate::provider::CredentialError;
 
@@ -79,7 +82,9 @@ impl Error {
         Self { repr: Repr::NoCredential { first, second } }
     }
 
-    pub(crate) fn insecure_origin(origin: String) -> Self {
+    /// Path and query are left out: they may hold what should not be in a log.
+    pub(crate) fn insecure_origin(uri: &Uri) -> Self {
+        let origin = Origin::of(uri).map_or_else(|| "another host".to_owned(), |origin| origin.to_string());
         Self { repr: Repr::InsecureOrigin { origin } }
     }
 }

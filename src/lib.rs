@@ -1,19 +1,115 @@
 //! Try one credential; if the server refuses it, replay the same request with another.
+//!
+//! An HTTP client holds two credentials for one API: the one it has always used (*primary*) and the one it is
+//! moving to (*fallback*). While resources move from the old account to the new one, any request may need
+//! either. [`CredentialFallbackLayer`] sends a request with one of them; if the server refuses *that
+//! credential*, it replays the same request, body included, with the other. The caller sees one answer.
+//!
+//! ```text
+//! request ── which slot first? ──▶ provider ──▶ attempt 1 ──▶ is it a refusal? ── no ──▶ answer
+//!                                                                 │ yes
+//!                           answer ◀── attempt 2 ◀── other provider ◀── read the refusal to its end
+//! ```
+//!
+//! At most two attempts, ever. A network error, a timeout, a 429 or a 5xx is never a reason for the second.
+//!
+//! # Quick start
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::Request;
+//! use http_body_util::Full;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use tower_credential_fallback::{Credential, CredentialFallbackLayer, Outcome, Slot};
+//!
+//! # async fn example() -> Result<(), tower_credential_fallback::BoxError> {
+//! let mut client = ServiceBuilder::new()
+//!     .layer(CredentialFallbackLayer::new(
+//!         Credential::bearer("old-token")?,
+//!         Credential::bearer("new-token")?,
+//!     )?)
+//!     .service(Client::builder(TokioExecutor::new()).build_http());
+//!
+//! let request = Request::get("http://127.0.0.1:8080/v1/things").body(Full::<Bytes>::default())?;
+//! let response = client.ready().await?.call(request).await?;
+//! if Outcome::of(&response).answered_by() == Some(Slot::Fallback) {
+//!     println!("this one has moved");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to look
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | who gives the credential? | [`provider`]: a [`Credential`] itself, [`provider_fn`], [`TokenCache`] |
+//! | what is a refusal? | [`classify`]: [`StatusClassifier`], your own [`Classify`] |
+//! | which credential first? | [`Order`], [`CredentialChoice`], [`ResourceKey`] |
+//! | what happened? | [`Outcome`] |
+//! | where may a credential go? | [`CredentialFallbackLayer::with_origins`] |
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `json` | `JsonCodeClassifier`: refusals told by a code in a JSON answer |
+//! | `jwt` | `JwtBearer`: tokens minted with a signed assertion (RFC 7523) |
+//! | `coze` | `coze`: the preset for the Coze OpenAPI; with `jwt` also for its OAuth apps |
+//! | `simulator` | `coze::simulator`: a local Coze to rehearse a migration on |
+//! | `follow-redirect` | sees where tower-http's `FollowRedirect` went: turn it on if you put that inside |
+//!
+//! # Limits
+//!
+//! - A request body is replayed if it is wholly in memory when the call starts (`Empty`, `Full<Bytes>`, and
+//!   boxes of them). A streaming body is sent once; if it is refused, the caller gets the refusal, and the
+//!   other credential goes first the next time.
+//! - Request and response bodies have to be `Unpin`; box those that are not.
+//! - A content-encoded answer is judged by its status: put decompression inside.
+//! - URIs in origin form (`/path`) name no host, so neither the plaintext guard nor
+//!   [`with_origins`](CredentialFallbackLayer::with_origins) can vouch for them: the guard lets them pass, the
+//!   list does not.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod attempt;
+mod body;
 pub mod classify;
+#[cfg(feature = "coze")]
+pub mod coze;
 mod credential;
 mod error;
+mod future;
+mod layer;
+mod origin;
+mod outcome;
 mod preference;
 pub mod provider;
+mod service;
 
+pub use body::{PeekBody, ReplayBody};
 #[cfg(feature = "json")]
 pub use classify::JsonCodeClassifier;
 pub use classify::{Classify, Decision, Rejection, RejectionKind, StatusClassifier};
 pub use credential::Credential;
 pub use error::{BoxError, Error, ErrorKind};
-pub use preference::{CredentialChoice, Order, Slot};
+pub use future::ResponseFuture;
+pub use layer::CredentialFallbackLayer;
+pub use origin::{FinalUri, Origin};
+pub use outcome::{Attempt, NoReplay, Outcome};
+pub use preference::{CredentialChoice, Order, ResourceKey, Slot};
 pub use provider::{
     AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
 };
 #[cfg(feature = "jwt")]
 pub use provider::{ExpiresIn, JwtBearer, JwtGrant, JwtKey, RequestStyle};
+pub use service::CredentialFallback;
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,6 @@
 //! `JwtBearer` over real sockets, with keys made for the run and assertions verified by the server.
 
 #![cfg(feature = "jwt")]
-#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error as StdError;

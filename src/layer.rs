@@ -1,0 +1,242 @@
+//! [`CredentialFallbackLayer`]: what the two credentials are, and when the second is tried.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use http::header::HeaderName;
+use tower_layer::Layer;
+
+use crate::classify::{Classify, StatusClassifier};
+use crate::error::Error;
+use crate::origin::{Origin, is_plaintext_to_another_host};
+use crate::preference::{Memory, Order, ResourceKey, Slot};
+use crate::provider::AuthProvider;
+use crate::service::CredentialFallback;
+
+/// Tries one credential; if the server refuses it, replays the same request with the other.
+///
+/// `P` gives the primary credential, the one that has always been used; `E` gives the fallback, the one that
+/// resources are moving to. Services made by one layer, and by its clones, share what has been learnt
+/// about which resource needs which.
+///
+/// ```
+/// use http::Response;
+/// use http_body_util::{Empty, Full};
+/// use bytes::Bytes;
+/// use tower::{ServiceBuilder, service_fn};
+/// use tower_credential_fallback::{BoxError, Credential, CredentialFallbackLayer};
+///
+/// # fn main() -> Result<(), tower_credential_fallback::Error> {
+/// let client = ServiceBuilder::new()
+///     .layer(CredentialFallbackLayer::new(
+///         Credential::bearer("old-token")?,
+///         Credential::bearer("new-token")?,
+///     )?)
+///     // In place of this: a hyper client, or any other service.
+///     .service(service_fn(|_request| async {
+///         Ok::<_, BoxError>(Response::new(Empty::<Bytes>::new()))
+///     }));
+/// # fn assert_service<S: tower::Service<http::Request<Full<Bytes>>>>(_: S) {}
+/// # assert_service(client);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct CredentialFallbackLayer<P, E> {
+    primary: Arc<P>,
+    fallback: Arc<E>,
+    policy: Policy,
+}
+
+/// What the service goes by; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) classifier: Arc<dyn Classify>,
+    pub(crate) order: Order,
+    /// `None`: the origin is the resource.
+    pub(crate) resource: Option<Arc<dyn ResourceKey>>,
+    pub(crate) inspect_limit: usize,
+    pub(crate) cooldown: Duration,
+    /// `None`: every origin is in scope.
+    origins: Option<Arc<[Origin]>>,
+    plaintext: Arc<[Origin]>,
+    /// Credential headers known from the start. If the slots use different ones, the caller's own value
+    /// under either is dropped.
+    pub(crate) known_headers: Arc<[HeaderName]>,
+    pub(crate) memory: Arc<Memory>,
+}
+
+/// Big enough for the error answers of every API we have seen, small enough to hold for each call.
+const INSPECT_LIMIT: usize = 8 * 1024;
+
+/// Long enough that a caller's retry loop is not doubled, short enough that nobody notices after a
+/// permission was granted.
+const COOLDOWN: Duration = Duration::from_secs(1);
+
+impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
+    /// A layer over these two providers, with every setting at its default.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `fallback`, if both providers are
+    /// known to give the same secret: then there is nothing to fall back on.
+    pub fn new(primary: P, fallback: E) -> Result<Self, Error> {
+        let fixed = (primary.fixed(), fallback.fixed());
+        if let (Some(primary), Some(fallback)) = fixed
+            && primary.is_same_secret(fallback)
+        {
+            return Err(Error::config("fallback", "expected another credential than the primary one"));
+        }
+        let mut known_headers: Vec<_> =
+            [fixed.0, fixed.1].into_iter().flatten().map(|known| known.name().clone()).collect();
+        known_headers.dedup();
+        Ok(Self {
+            policy: Policy {
+                classifier: Arc::new(StatusClassifier::new()),
+                order: Order::default(),
+                resource: None,
+                inspect_limit: INSPECT_LIMIT,
+                cooldown: COOLDOWN,
+                origins: None,
+                plaintext: Arc::new([]),
+                known_headers: known_headers.into(),
+                memory: Arc::new(Memory::new()),
+            },
+            primary: Arc::new(primary),
+            fallback: Arc::new(fallback),
+        })
+    }
+}
+
+impl<P, E> CredentialFallbackLayer<P, E> {
+    /// What tells a refusal of the credential. Default: [`StatusClassifier::new`], 401 and 403.
+    pub fn with_classifier(mut self, classifier: impl Classify + 'static) -> Self {
+        self.policy.classifier = Arc::new(classifier);
+        self
+    }
+
+    /// Which credential is tried first. Default: [`Order::Adaptive`].
+    pub fn with_order(mut self, order: Order) -> Self {
+        self.policy.order = order;
+        self
+    }
+
+    /// What names a request's resource, for [`Order::Adaptive`] and for the cooldown. Default: the
+    /// request's origin.
+    pub fn with_resource_key(mut self, key: impl ResourceKey + 'static) -> Self {
+        self.policy.resource = Some(Arc::new(key));
+        self
+    }
+
+    /// How many bytes of an answer are looked at, and of a refused answer read to free its connection.
+    /// Default: 8 KiB. With 0, answers are judged by status alone.
+    pub fn with_inspect_limit(mut self, bytes: usize) -> Self {
+        self.policy.inspect_limit = bytes;
+        self
+    }
+
+    /// How long a resource that refused both credentials is not asked twice again. Default: 1 second.
+    pub fn with_cooldown(mut self, cooldown: Duration) -> Self {
+        self.policy.cooldown = cooldown;
+        self
+    }
+
+    /// The origins that a credential may be sent to. A request to any other is passed on as it is, with no
+    /// credential of ours. Default: every origin.
+    ///
+    /// A URI without scheme or host (origin form) is in none of them.
+    pub fn with_origins(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
+        self.policy.origins = Some(origins.into_iter().collect());
+        self
+    }
+
+    /// Origins that a credential may be sent to over plaintext, beside loopback. Default: none.
+    ///
+    /// Anyone on the way can then read it. It is meant for a network that encrypts by itself, such as a
+    /// service mesh.
+    pub fn with_plaintext_allowed(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
+        self.policy.plaintext = origins.into_iter().collect();
+        self
+    }
+}
+
+impl Policy {
+    /// Whether a credential may be sent to this URI at all.
+    pub(crate) fn is_in_scope(&self, uri: &Uri) -> bool {
+        self.origins.as_ref().is_none_or(|origins| origins.iter().any(|origin| origin.contains(uri)))
+    }
+
+    /// Whether a credential sent to this URI could be read on the way.
+    pub(crate) fn is_insecure(&self, uri: &Uri) -> bool {
+        is_plaintext_to_another_host(uri) && !self.plaintext.iter().any(|origin| origin.contains(uri))
+    }
+}
+
+/// What the services of one layer have in common.
+#[derive(Debug)]
+pub(crate) struct Shared<P, E> {
+    primary: Arc<P>,
+    fallback: Arc<E>,
+    pub(crate) policy: Policy,
+}
+
+impl<P: AuthProvider, E: AuthProvider> Shared<P, E> {
+    pub(crate) fn provider(&self, slot: Slot) -> &dyn AuthProvider
+    where
+        P: 'static,
+        E: 'static,
+    {
+        match slot {
+            Slot::Primary => &*self.primary,
+            Slot::Fallback => &*self.fallback,
+        }
+    }
+}
+
+impl<S, P, E> Layer<S> for CredentialFallbackLayer<P, E> {
+    type Service = CredentialFallback<S, P, E>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let shared = Shared {
+            primary: Arc::clone(&self.primary),
+            fallback: Arc::clone(&self.fallback),
+            policy: self.policy.clone(),
+        };
+        CredentialFallback::new(inner, Arc::new(shared))
+    }
+}
+
+impl<P, E> Clone for CredentialFallbackLayer<P, E> {
+    fn clone(&self) -> Self {
+        Self {
+            primary: Arc::clone(&self.primary),
+            fallback: Arc::clone(&self.fallback),
+            policy: self.policy.clone(),
+        }
+    }
+}
+
+impl<P: fmt::Debug, E: fmt::Debug> fmt::Debug for CredentialFallbackLayer<P, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialFallbackLayer")
+            .field("primary", &self.primary)
+            .field("fallback", &self.fallback)
+            .field("policy", &self.policy)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("order", &self.order)
+            .field("inspect_limit", &self.inspect_limit)
+            .field("cooldown", &self.cooldown)
+            .field("origins", &self.origins)
+            .field("plaintext", &self.plaintext)
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,228 @@
+//! [`Outcome`]: what the layer did for an answer, read off the answer.
+
+use std::fmt;
+
+use http::{Extensions, Response};
+
+use crate::classify::Rejection;
+use crate::preference::Slot;
+use crate::provider::CredentialError;
+
+/// What happened on the way to an answer.
+///
+/// The most frequent case (the primary is tried first and accepted) stores nothing, so an answer that
+/// says nothing reads as that. Ask only answers that came through the layer.
+///
+/// ```
+/// # use http::Response;
+/// use tower_credential_fallback::{Outcome, Slot};
+///
+/// # let response = Response::new(());
+/// let outcome = Outcome::of(&response);
+/// if outcome.answered_by() == Some(Slot::Fallback) {
+///     println!("this resource has moved: {outcome}");
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    attempts: [Option<Attempt>; 2],
+    unavailable: Option<(Slot, CredentialError)>,
+    no_replay: Option<NoReplay>,
+}
+
+/// One request that was sent, and what was said to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The credential it bore.
+    pub slot: Slot,
+    /// Why it was refused; `None` if it was accepted.
+    pub refused: Option<Rejection>,
+}
+
+/// Why a refused request was not sent again with the other credential.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum NoReplay {
+    /// The request's body is a stream, which is not kept.
+    StreamingBody,
+    /// The other provider had no credential.
+    ProviderUnavailable(CredentialError),
+    /// The other credential needs the user's consent first.
+    InteractionRequired {
+        /// Where the user gives it.
+        authorize_url: String,
+    },
+    /// The request's origin is not one that credentials may be sent to; it went out without any.
+    OutOfScope,
+    /// The refusal came from another origin, where a redirect inside had led. The other credential is
+    /// not shown to it.
+    Redirected,
+    /// Both slots hold the same secret.
+    SameCredential,
+    /// Both were refused for this resource a moment ago.
+    CoolingDown,
+    /// The order, or the request's own [`CredentialChoice`](crate::CredentialChoice), allows only one.
+    OnlyOne,
+    /// The inner service failed when it was asked to get ready for the second attempt.
+    InnerNotReady,
+}
+
+impl NoReplay {
+    /// A short name, the same for ever: fit for a metric's label.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::StreamingBody => "streaming_body",
+            Self::ProviderUnavailable(_) => "provider_unavailable",
+            Self::InteractionRequired { .. } => "interaction_required",
+            Self::OutOfScope => "out_of_scope",
+            Self::Redirected => "redirected",
+            Self::SameCredential => "same_credential",
+            Self::CoolingDown => "cooling_down",
+            Self::OnlyOne => "only_one",
+            Self::InnerNotReady => "inner_not_ready",
+        }
+    }
+}
+
+impl From<CredentialError> for NoReplay {
+    fn from(error: CredentialError) -> Self {
+        match error.authorize_url() {
+            Some(url) => Self::InteractionRequired { authorize_url: url.to_owned() },
+            None => Self::ProviderUnavailable(error),
+        }
+    }
+}
+
+/// Says "the fallback was tried first and accepted" without a byte on the heap.
+#[derive(Clone, Copy)]
+struct AcceptedFallback;
+
+impl Outcome {
+    /// What happened on the way to `response`.
+    pub fn of<B>(response: &Response<B>) -> &Self {
+        static PRIMARY: Outcome = Outcome::accepted(Slot::Primary);
+        static FALLBACK: Outcome = Outcome::accepted(Slot::Fallback);
+
+        let extensions = response.extensions();
+        match extensions.get::<Self>() {
+            Some(outcome) => outcome,
+            None if extensions.get::<AcceptedFallback>().is_some() => &FALLBACK,
+            None => &PRIMARY,
+        }
+    }
+
+    /// The credential whose answer this is, accepted or not; `None` if the request bore none.
+    pub fn answered_by(&self) -> Option<Slot> {
+        self.attempts().last().map(|attempt| attempt.slot)
+    }
+
+    /// The requests that were sent, in order: one or two; none if it went out without a credential.
+    pub fn attempts(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
+        self.attempts.iter().flatten()
+    }
+
+    /// Whether this answer is still a refusal.
+    pub fn is_refused(&self) -> bool {
+        self.attempts().last().is_some_and(|attempt| attempt.refused.is_some())
+    }
+
+    /// Why a refused request was not sent again, if it was not.
+    pub fn no_replay(&self) -> Option<&NoReplay> {
+        self.no_replay.as_ref()
+    }
+
+    /// The slot whose turn it was first, and why its provider had no credential, if it had none.
+    pub fn unavailable(&self) -> Option<(Slot, &CredentialError)> {
+        self.unavailable.as_ref().map(|(slot, error)| (*slot, error))
+    }
+
+    pub(crate) const fn new() -> Self {
+        Self { attempts: [None, None], unavailable: None, no_replay: None }
+    }
+
+    const fn accepted(slot: Slot) -> Self {
+        Self { attempts: [Some(Attempt { slot, refused: None }), None], unavailable: None, no_replay: None }
+    }
+
+    pub(crate) fn record(&mut self, slot: Slot, refused: Option<Rejection>) {
+        if let Some(free) = self.attempts.iter_mut().find(|attempt| attempt.is_none()) {
+            *free = Some(Attempt { slot, refused });
+        }
+    }
+
+    pub(crate) fn record_no_replay(&mut self, reason: NoReplay) {
+        self.no_replay = Some(reason);
+    }
+
+    pub(crate) fn record_unavailable(&mut self, slot: Slot, error: CredentialError) {
+        self.unavailable = Some((slot, error));
+    }
+
+    /// Stores it where [`of`](Self::of) finds it; the plainest outcome is told by absence.
+    pub(crate) fn store(self, extensions: &mut Extensions) {
+        match (self.attempts, &self.unavailable, &self.no_replay) {
+            ([Some(Attempt { slot, refused: None }), None], None, None) => match slot {
+                Slot::Primary => {}
+                Slot::Fallback => drop(extensions.insert(AcceptedFallback)),
+            },
+            _ => drop(extensions.insert(self)),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((slot, error)) = &self.unavailable {
+            write!(f, "{slot} unavailable ({error}); ")?;
+        }
+        if self.attempts().next().is_none() {
+            f.write_str("sent without a credential")?;
+        }
+        for (nth, attempt) in self.attempts().enumerate() {
+            let separator = if nth == 0 { "" } else { ", then " };
+            match attempt.refused {
+                Some(rejection) => write!(f, "{separator}{} refused: {rejection}", attempt.slot)?,
+                None => write!(f, "{separator}{} accepted", attempt.slot)?,
+            }
+        }
+        match &self.no_replay {
+            Some(reason) => write!(f, "; not replayed: {}", reason.as_str()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::classify::RejectionKind;
+
+    #[test]
+    fn a_plain_success_stores_nothing_and_reads_as_the_primary() {
+        let mut response = Response::new(());
+        let mut outcome = Outcome::new();
+        outcome.record(Slot::Primary, None);
+        outcome.store(response.extensions_mut());
+        assert!(response.extensions().is_empty());
+        assert_eq!(Outcome::of(&response).answered_by(), Some(Slot::Primary));
+        assert!(!Outcome::of(&response).is_refused());
+    }
+
+    #[test]
+    fn an_outcome_reads_as_a_sentence() {
+        let mut outcome = Outcome::new();
+        let rejection = Rejection::new(RejectionKind::Forbidden, StatusCode::OK).with_code(4101);
+        outcome.record(Slot::Primary, Some(rejection));
+        outcome.record(Slot::Fallback, None);
+        assert_eq!(
+            outcome.to_string(),
+            "primary refused: forbidden (HTTP 200, code 4101), then fallback accepted"
+        );
+        let mut response = Response::new(());
+        outcome.store(response.extensions_mut());
+        assert_eq!(Outcome::of(&response).answered_by(), Some(Slot::Fallback));
+        assert_eq!(Outcome::of(&response).attempts().count(), 2);
+    }
+}

@@ -1,0 +1,142 @@
+//! [`Memory`]: which slot last answered for a resource.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::Uri;
+use quick_cache::sync::Cache;
+use tokio::time::Instant;
+
+use super::Slot;
+use crate::origin::hash_origin;
+
+/// Resources remembered at the most. A forgotten one costs one more refusal, so the bound only has to be
+/// larger than what is in use at a time; at about 50 bytes each this is half a megabyte when full.
+const CAPACITY: usize = 10_000;
+
+/// Remembers the resources that are *not* as everything is at first: served by the primary.
+///
+/// Two resources share a memory if their 64-bit hashes, keyed at random, collide. That costs a refusal and a
+/// replay when they differ, never a wrong answer.
+pub(crate) struct Memory {
+    entries: Cache<u64, Entry>,
+    /// Until something is remembered, nothing is looked up: no lock is touched while nothing has moved.
+    in_use: AtomicBool,
+    hash: RandomState,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    slot: Slot,
+    /// Both slots were refused; no replay until then.
+    cools_until: Option<Instant>,
+}
+
+/// What is known of a resource.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Known {
+    /// The slot that last answered.
+    pub(crate) slot: Slot,
+    /// Whether both were refused a moment ago.
+    pub(crate) is_cooling: bool,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        Self { entries: Cache::new(CAPACITY), in_use: AtomicBool::new(false), hash: RandomState::new() }
+    }
+
+    /// The key of a resource of this name in the URI's origin; of the origin itself without a name.
+    pub(crate) fn key(&self, uri: &Uri, resource: Option<&str>) -> u64 {
+        let mut hasher = self.hash.build_hasher();
+        hash_origin(uri, &mut hasher);
+        if let Some(resource) = resource {
+            hasher.write(resource.as_bytes());
+        }
+        hasher.finish()
+    }
+
+    pub(crate) fn recall(&self, key: u64) -> Known {
+        let entry = self.entry(key);
+        Known { slot: entry.slot, is_cooling: entry.cools_until.is_some_and(|until| Instant::now() < until) }
+    }
+
+    /// `slot` answered, or is expected to answer the next time.
+    pub(crate) fn learn(&self, key: u64, slot: Slot) {
+        match slot {
+            Slot::Primary => drop(self.entries.remove(&key)),
+            Slot::Fallback => self.insert(key, Entry { slot, cools_until: None }),
+        }
+    }
+
+    /// Both were refused: what is known of the slot stays, and no replay is made for a while.
+    pub(crate) fn cool(&self, key: u64, duration: Duration) {
+        // A duration beyond what the clock can count means "for ever"; leaving the resource as it is
+        // would be the opposite, so the far future stands in.
+        const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        let until = Instant::now() + duration.min(FAR);
+        let slot = self.entry(key).slot;
+        self.insert(key, Entry { slot, cools_until: Some(until) });
+    }
+
+    fn entry(&self, key: u64) -> Entry {
+        let known = if self.in_use.load(Ordering::Acquire) { self.entries.get(&key) } else { None };
+        known.unwrap_or(Entry { slot: Slot::Primary, cools_until: None })
+    }
+
+    fn insert(&self, key: u64, entry: Entry) {
+        self.entries.insert(key, entry);
+        self.in_use.store(true, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("resources", &self.entries.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &'static str) -> Uri {
+        Uri::from_static(text)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_memory_is_symmetric_and_bounded_and_cools_for_as_long_as_said() {
+        let memory = Memory::new();
+        let key = memory.key(&uri("https://a.example/1"), Some("bot"));
+        assert_eq!(memory.recall(key), Known { slot: Slot::Primary, is_cooling: false });
+        memory.learn(key, Slot::Fallback);
+        assert_eq!(memory.recall(key), Known { slot: Slot::Fallback, is_cooling: false });
+
+        memory.cool(key, Duration::from_secs(1));
+        assert_eq!(memory.recall(key), Known { slot: Slot::Fallback, is_cooling: true });
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(memory.recall(key), Known { slot: Slot::Fallback, is_cooling: false });
+        memory.cool(key, Duration::MAX);
+        assert!(memory.recall(key).is_cooling);
+
+        memory.learn(key, Slot::Primary);
+        assert_eq!(memory.recall(key), Known { slot: Slot::Primary, is_cooling: false });
+
+        for resource in 0..3 * CAPACITY as u64 {
+            memory.learn(resource, Slot::Fallback);
+        }
+        assert!(memory.entries.len() <= CAPACITY);
+    }
+
+    #[test]
+    fn a_resource_is_known_by_its_origin_and_name_and_not_by_the_path() {
+        let memory = Memory::new();
+        let key = |uri_text, name| memory.key(&uri(uri_text), name);
+        assert_eq!(key("https://a.example/1?x", Some("bot")), key("https://A.example:443/2", Some("bot")));
+        assert_ne!(key("https://a.example/", Some("bot")), key("https://b.example/", Some("bot")));
+        assert_ne!(key("https://a.example/", Some("bot")), key("https://a.example/", Some("bat")));
+        assert_ne!(key("https://a.example/", Some("bot")), key("https://a.example/", None));
+    }
+}
