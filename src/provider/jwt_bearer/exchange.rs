@@ -120,9 +120,10 @@ where
 {
     match Limited::new(body, MAX_ANSWER).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(CredentialError::new("the token endpoint's answer is longer than 64 KiB"))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(CredentialError::new(format!(
+            "the token endpoint's answer is longer than {} KiB",
+            MAX_ANSWER / 1024
+        ))),
         Err(error) => Err(CredentialError::new("the token endpoint's answer broke off").with_source(error)),
     }
 }
