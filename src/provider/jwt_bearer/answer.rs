@@ -19,12 +19,6 @@ use crate::provider::CredentialError;
 /// A token that lives longer is a mistake: a Unix time taken for a duration is over 50 years.
 const MAX_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 
-/// When the request was sent, by our clock. A lifetime counts from there: the time on the way is not ours.
-#[derive(Clone, Copy)]
-pub(super) struct Moment {
-    pub(super) sent: SystemTime,
-}
-
 pub(super) fn redirect(status: StatusCode) -> CredentialError {
     CredentialError::new(format!(
         "the token endpoint answered {status}: redirects are not followed, because the assertion would go \
@@ -32,11 +26,13 @@ pub(super) fn redirect(status: StatusCode) -> CredentialError {
     ))
 }
 
+/// The token in a 2xx answer to a request that was sent at `sent` of our clock. A lifetime counts from there: the
+/// time on the way is not ours.
 pub(super) fn token(
     head: &response::Parts,
     body: &[u8],
     expires_in: ExpiresIn,
-    moment: Moment,
+    sent: SystemTime,
     skew: &Skew,
 ) -> Result<Credential, CredentialError> {
     let answer = object(head, body)?;
@@ -57,7 +53,7 @@ pub(super) fn token(
     let credential = Credential::bearer(token).map_err(|_| {
         bad_field("access_token", "expected a non-empty token of visible ASCII characters, without spaces")
     })?;
-    Ok(match expiry(&answer, expires_in, moment, skew)? {
+    Ok(match expiry(&answer, expires_in, sent, skew)? {
         Some(at) => credential.with_expiry(at),
         None => credential,
     })
@@ -67,7 +63,7 @@ pub(super) fn token(
 fn expiry(
     answer: &Map<String, Value>,
     expires_in: ExpiresIn,
-    moment: Moment,
+    sent: SystemTime,
     skew: &Skew,
 ) -> Result<Option<SystemTime>, CredentialError> {
     if expires_in == ExpiresIn::Ignored {
@@ -81,7 +77,7 @@ fn expiry(
             "expected seconds from now, got more than 20 years; if the server sends a Unix time, say so with \
              `ExpiresIn::Absolute`",
         )),
-        ExpiresIn::Relative => Ok(moment.sent.checked_add(seconds)),
+        ExpiresIn::Relative => Ok(sent.checked_add(seconds)),
         // As small a number cannot be meant as a time: that was before 1990.
         _ if seconds < MAX_LIFETIME => Err(bad_field(
             "expires_in",
@@ -90,7 +86,8 @@ fn expiry(
         )),
         _ => {
             let end = SystemTime::UNIX_EPOCH.checked_add(seconds).map(|end| skew.to_local(end));
-            match end.filter(|end| *end <= moment.sent + MAX_LIFETIME) {
+            let ahead = |end: &SystemTime| end.duration_since(sent).unwrap_or_default();
+            match end.filter(|end| ahead(end) <= MAX_LIFETIME) {
                 Some(end) => Ok(Some(end)),
                 None => Err(bad_field(
                     "expires_in",

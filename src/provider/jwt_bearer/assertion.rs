@@ -41,9 +41,11 @@ impl Assertion {
                 .with_source(error)
         })?;
 
-        let issued = unix_seconds(now - IAT_BACKDATE);
+        // Before 1970 it is zero: the server refuses that, and its `Date` teaches us the time.
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let issued = now.saturating_sub(IAT_BACKDATE.as_secs());
         // Counted from now, so that backdating does not shorten it; but never longer than the longest in all.
-        let expires = unix_seconds(now + self.lifetime).min(issued + MAX_LIFETIME.as_secs());
+        let expires = (now + self.lifetime.as_secs()).min(issued + MAX_LIFETIME.as_secs());
         let mut claims = self.claims.clone();
         claims.insert("iss".into(), self.issuer.as_str().into());
         claims.insert("aud".into(), self.audience.as_str().into());
@@ -63,11 +65,6 @@ impl Assertion {
 
 fn encode(value: &Value) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(value.to_string())
-}
-
-/// Before 1970 it is zero: the server will refuse it, and its `Date` teaches us the time.
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -11,7 +12,7 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use serde_json::Value;
 use tower_service::Service;
 
-use super::answer::{self, Moment};
+use super::answer;
 use super::grant::{RequestStyle, Terms};
 use super::skew::Skew;
 use crate::credential::Credential;
@@ -38,8 +39,8 @@ impl<S> Exchange<S> {
     }
 
     /// A request with an assertion that was never sent before.
-    fn request(&self, moment: Moment) -> Result<Request<Full<Bytes>>, CredentialError> {
-        let assertion = self.terms.assertion.sign(self.skew.to_server(moment.sent))?;
+    fn request(&self, sent: SystemTime) -> Result<Request<Full<Bytes>>, CredentialError> {
+        let assertion = self.terms.assertion.sign(self.skew.to_server(sent))?;
         let mut request = Request::post(self.terms.token_url.clone()).header(ACCEPT, "application/json");
         let body = match self.terms.style {
             RequestStyle::Form => {
@@ -93,7 +94,7 @@ where
         // Readiness first: the wait for a free connection must not make the assertion old.
         poll_fn(|cx| http.poll_ready(cx)).await.map_err(unreachable)?;
         let sent = self.terms.clock.now();
-        let request = self.request(Moment { sent })?;
+        let request = self.request(sent)?;
         let response = http.call(request).await.map_err(unreachable)?;
 
         let (head, body) = response.into_parts();
@@ -103,7 +104,7 @@ where
         }
         let body = read(body).await;
         if head.status.is_success() {
-            answer::token(&head, &body?, self.terms.expires_in, Moment { sent }, &self.skew)
+            answer::token(&head, &body?, self.terms.expires_in, sent, &self.skew)
         } else {
             // A body that cannot be read must not hide the status.
             Err(answer::refusal(&head, &body.unwrap_or_default(), &self.skew, self.terms.clock.now()))
@@ -119,9 +120,10 @@ where
 {
     match Limited::new(body, MAX_ANSWER).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(CredentialError::new("the token endpoint's answer is longer than 64 KiB"))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(CredentialError::new(format!(
+            "the token endpoint's answer is longer than {} KiB",
+            MAX_ANSWER / 1024
+        ))),
         Err(error) => Err(CredentialError::new("the token endpoint's answer broke off").with_source(error)),
     }
 }

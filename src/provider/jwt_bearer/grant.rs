@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::assertion::{Assertion, MAX_LIFETIME, RESERVED_CLAIMS};
 use super::{JwtKey, text};
 use crate::error::Error;
+use crate::origin::is_plaintext_to_another_host;
 use crate::provider::{Clock, SystemClock};
 
 /// Long enough for a slow line and a clock that is a little off, short enough that a stolen assertion is soon
@@ -245,23 +246,16 @@ fn check_url(url: &str, plaintext_allowed: bool) -> Result<Uri, Error> {
     if authority.as_str().contains('@') {
         return refused("expected a URL without a user name or a password");
     }
-    match scheme {
-        "https" => Ok(uri),
-        "http" if plaintext_allowed || is_loopback(authority.host()) => Ok(uri),
-        "http" => refused(
+    if !matches!(scheme, "https" | "http") {
+        return refused(absolute);
+    }
+    if is_plaintext_to_another_host(&uri) && !plaintext_allowed {
+        return refused(
             "expected `https`: plain `http` shows the assertion and the token to everybody on the way; allow it \
              with `with_plaintext_allowed`",
-        ),
-        _ => refused(absolute),
+        );
     }
-}
-
-/// Names under `localhost` never leave the machine ([RFC 6761, 6.3](https://www.rfc-editor.org/rfc/rfc6761#section-6.3)).
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    Ok(uri)
 }
 
 fn check_parameters(parameters: &Map<String, Value>, style: RequestStyle) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use crate::error::Error;
 
 /// An RSA private key and the name under which the server knows its public half. Signs with RS256.
 ///
-/// `Debug` shows the name and nothing of the key. The key is wiped from memory when it is dropped.
+/// `Debug` shows the name and nothing of the key.
 #[derive(Clone)]
 pub struct JwtKey {
     id: String,

@@ -80,12 +80,12 @@ impl Times {
     fn new(now: SystemTime, end: SystemTime, jitter: f64) -> Result<Self, CredentialError> {
         let lifetime = end.duration_since(now).unwrap_or_default();
         if lifetime < MIN_LIFETIME {
-            let overdue = now.duration_since(end).unwrap_or_default();
+            let when = match now.duration_since(end) {
+                Ok(past) if !past.is_zero() => format!("its expiry lies {past:.0?} in the past"),
+                _ => format!("it has less than {MIN_LIFETIME:?} left"),
+            };
             return Err(CredentialError::new(format!(
-                "the new token has expired on arrival: its expiry is {} s in the past or less than {} s ahead; \
-                 is this machine's clock right?",
-                overdue.as_secs(),
-                MIN_LIFETIME.as_secs(),
+                "the new token has expired on arrival: {when}; is this machine's clock right?"
             )));
         }
         let expiry_margin = (lifetime / EXPIRY_MARGIN_DIVISOR).min(MAX_EXPIRY_MARGIN);

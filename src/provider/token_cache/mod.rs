@@ -14,7 +14,7 @@
 //! ```
 //!
 //! `live.rs` answers how long one token is good for, `backoff.rs` when a failed source may be asked again,
-//! and `flight.rs` who asks it and who waits.
+//! `shared.rs` who asks it and who waits, and `flight.rs` how it is asked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,11 +30,12 @@ use crate::error::Error;
 mod backoff;
 mod flight;
 mod live;
+mod shared;
 mod source;
 #[cfg(test)]
 mod tests;
 
-use flight::Shared;
+use shared::Shared;
 use source::DynSource;
 pub use source::TokenSource;
 
@@ -78,8 +79,8 @@ const DEFAULT_REMINT_INTERVAL: Duration = Duration::from_secs(30);
 ///
 /// # Runtime
 ///
-/// Minting needs a tokio runtime with its timer enabled. Outside of one, a call that needs a mint fails; a
-/// call that finds a valid token does not. The cache may be shared by several runtimes: a mint whose runtime
+/// Minting needs a tokio runtime, with its timer enabled: tokio panics where it is not. Outside of a runtime, a
+/// call that needs a mint fails; a call that finds a valid token does not. The cache may be shared by several runtimes: a mint whose runtime
 /// went away, or stands still, is given up and the next call starts another.
 ///
 /// # Example

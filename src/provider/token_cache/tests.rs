@@ -197,7 +197,7 @@ async fn a_panicking_source_fails_that_call_and_the_next_works() {
     });
     for _ in 0..2 {
         let error = cache.get().await.unwrap_err();
-        assert_eq!(error.to_string(), "the token source panicked");
+        assert_eq!(error.to_string(), "the token source (or the clock) panicked");
         advance(2 * SECOND).await;
     }
     assert!(cache.get().await.is_ok());
@@ -215,7 +215,9 @@ async fn a_panicking_clock_fails_that_call_and_the_next_works() {
         }
     }
     let cache = TokenCache::new(|| async { Ok(token(1)) }).with_clock(Broken(AtomicUsize::new(0)));
-    cache.get().await.unwrap_err();
+    let error = cache.get().await.unwrap_err();
+    assert_eq!(error.to_string(), "the token source (or the clock) panicked");
+    advance(2 * SECOND).await;
     assert!(cache.get().await.is_ok());
 }
 
@@ -634,6 +636,47 @@ async fn a_token_without_an_expiry_is_kept_until_it_is_refused() {
     cache.rejected(&first, &unauthenticated());
     cache.get().await.unwrap();
     assert_eq!(cache.mints(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn there_are_never_two_mints_at_a_time() {
+    let flying = Arc::new(AtomicUsize::new(0));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (count, number) = (Arc::clone(&flying), Arc::clone(&calls));
+    let cache = TokenCache::new(move || {
+        let (count, number) = (Arc::clone(&count), Arc::clone(&number));
+        async move {
+            assert_eq!(count.fetch_add(1, Ordering::SeqCst), 0);
+            tokio::task::yield_now().await;
+            number.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(count.fetch_sub(1, Ordering::SeqCst), 1);
+            Ok(token(1).with_expiry(SystemTime::now() + MINUTE))
+        }
+    })
+    .with_remint_interval(Duration::ZERO);
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                let mut refused = 0;
+                for _ in 0..500 {
+                    // The others may refuse each token before this call has seen it: that is an error too.
+                    if let Ok(token) = cache.get().await {
+                        cache.rejected(&token, &unauthenticated());
+                        refused += 1;
+                    }
+                }
+                refused
+            })
+        })
+        .collect();
+    let mut refused = 0;
+    for task in tasks {
+        refused += task.await.unwrap();
+    }
+    assert!(refused > 0);
+    assert_eq!(calls.load(Ordering::SeqCst) as u64, cache.mints());
+    assert!(cache.last_error().is_none(), "{:?}", cache.last_error());
 }
 
 #[tokio::test(start_paused = true)]
