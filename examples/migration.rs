@@ -104,7 +104,11 @@ async fn main() -> Result<ExitCode, BoxError> {
 
 fn table(layered: &Report, recipe: &Report) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(["", "one layer (this crate)", "two clients (the recipe)"]);
+    table.load_style(UTF8_FULL_CONDENSED).set_header([
+        "",
+        "one layer (this crate)",
+        "two clients (the recipe)",
+    ]);
     let mut row = |name: &str, value: &dyn Fn(&Report) -> String| {
         table.add_row([name.to_owned(), value(layered), value(recipe)]);
     };
@@ -117,7 +121,9 @@ fn table(layered: &Report, recipe: &Report) -> Table {
     }
     row("answers by the personal credential", &|report| report.by_primary.to_string());
     row("answers by the enterprise credential", &|report| report.by_fallback.to_string());
-    row("tokens minted, personal + enterprise", &|report| format!("{} + {}", report.minted.0, report.minted.1));
+    row("tokens minted, personal + enterprise", &|report| {
+        format!("{} + {}", report.minted.0, report.minted.1)
+    });
     row("connections opened", &|report| report.connections.to_string());
     table
 }

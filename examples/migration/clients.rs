@@ -85,7 +85,9 @@ impl Caller for Recipe {
     async fn call(&self, request: Request<Full<Bytes>>) -> Result<Answer, BoxError> {
         let again = request.clone();
         let answer = self.personal.call(request).await?;
-        let code = serde_json::from_slice::<serde_json::Value>(&answer.body).ok().and_then(|json| json["code"].as_i64());
+        let code = serde_json::from_slice::<serde_json::Value>(&answer.body)
+            .ok()
+            .and_then(|json| json["code"].as_i64());
         if matches!(code, Some(4100 | 4101)) {
             return self.enterprise.call(again).await;
         }

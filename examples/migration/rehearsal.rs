@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tower_credential_fallback::coze::simulator::{AccountId, Fault, OAuthApp, Refusal, Simulator, WorkspaceId};
+use tower_credential_fallback::coze::simulator::{
+    AccountId, Fault, OAuthApp, Refusal, Simulator, WorkspaceId,
+};
 use tower_credential_fallback::{BoxError, Slot};
 
 use crate::Options;
@@ -35,7 +37,8 @@ impl Stage {
         let (person, enterprise) = (simulator.create_account(), simulator.create_enterprise());
         let app = simulator.create_oauth_app(&person)?;
         simulator.authorise_app(&app, &enterprise);
-        let workspaces: Vec<_> = (0..options.workspaces).map(|_| simulator.create_workspace(&person)).collect();
+        let workspaces: Vec<_> =
+            (0..options.workspaces).map(|_| simulator.create_workspace(&person)).collect();
         let in_turn = workspaces.iter().cycle().take(options.bots);
         let bots = in_turn.map(|workspace| simulator.create_bot(workspace)).collect();
         simulator.inject(Fault::latency(LATENCY));
@@ -116,6 +119,7 @@ struct Counts {
     by_fallback: AtomicU64,
     failed: AtomicU64,
     failures: Mutex<Vec<String>>,
+    is_over: AtomicBool,
 }
 
 impl Counts {
@@ -142,20 +146,22 @@ pub(crate) async fn run<C: Caller>(
 ) -> Result<Report, BoxError> {
     let counts = Arc::new(Counts::default());
     let quarter = Duration::from_secs(options.seconds) / 4;
-    let bar = ProgressBar::new(options.seconds * 10).with_style(ProgressStyle::with_template(
-        "{prefix:11} [{bar:30}] {elapsed_precise} {msg}",
-    )?);
+    let bar = ProgressBar::new(options.seconds * 10)
+        .with_style(ProgressStyle::with_template("{prefix:11} [{bar:30}] {elapsed_precise} {msg}")?);
     bar.set_prefix(name.to_owned());
     let started = Instant::now();
     let sampler = tokio::spawn(sample(Arc::clone(&counts), bar.clone(), started));
+    let bots: Arc<[String]> = stage.bots.clone().into();
 
     let (mut phases, mut moves) = (Vec::new(), (Duration::ZERO, Duration::ZERO));
     for (phase, length) in [(Phase::Before, quarter), (Phase::During, 2 * quarter), (Phase::After, quarter)] {
         let (calls, requests) = (counts.next.load(Ordering::SeqCst), stage.api_requests());
         let end = Instant::now() + length;
-        let callers: Vec<_> = (0..options.workers)
-            .map(|_| tokio::spawn(keep_calling(stage_of(stage), caller.clone(), Arc::clone(&counts), end)))
-            .collect();
+        let call = |_| {
+            let (url, bots) = (stage.simulator.base_url().to_owned(), Arc::clone(&bots));
+            tokio::spawn(keep_calling(caller.clone(), url, bots, Arc::clone(&counts), end))
+        };
+        let callers: Vec<_> = (0..options.workers).map(call).collect();
         if phase == Phase::During {
             moves.0 = started.elapsed();
             move_all(stage, length, options.mixed_refusals).await;
@@ -167,9 +173,8 @@ pub(crate) async fn run<C: Caller>(
         let calls = counts.next.load(Ordering::SeqCst) - calls;
         phases.push((phase, calls as u64, stage.api_requests() - requests));
     }
-    sampler.abort();
-    let points = sampler.await.err().map_or_else(Vec::new, |_| Vec::new());
-    drop(points);
+    counts.is_over.store(true, Ordering::SeqCst);
+    let points = sampler.await?;
     bar.finish();
     let (by_primary, by_fallback) = counts.answered();
     println!("{name}: {} answers, {} failed", by_primary + by_fallback, counts.failed.load(Ordering::SeqCst));
@@ -181,7 +186,63 @@ pub(crate) async fn run<C: Caller>(
         failures: counts.failures.lock().expect("no holder panics").clone(),
         minted: stage.minted(),
         connections: stage.simulator.connection_count(),
-        points: Vec::new(),
+        points,
         moves,
     })
+}
+
+/// Calls, one after the other, until the phase ends.
+async fn keep_calling<C: Caller>(
+    caller: C,
+    base_url: String,
+    bots: Arc<[String]>,
+    counts: Arc<Counts>,
+    end: Instant,
+) {
+    while Instant::now() < end {
+        let nth = counts.next.fetch_add(1, Ordering::SeqCst);
+        let (ask, text) = (Ask::nth(nth), format!("call {nth}"));
+        // Seven is prime to ten: every bot gets every kind of call.
+        let bot = &bots[(nth / 10 + nth % 10 * 7) % bots.len()];
+        let answered = async {
+            let request = ask.request(&base_url, bot, &text)?;
+            let answer = caller.call(request).await?;
+            ask.check(&answer.body, bot, &text)?;
+            Ok::<_, BoxError>(answer.slot)
+        };
+        match answered.await {
+            Ok(Slot::Primary) => _ = counts.by_primary.fetch_add(1, Ordering::SeqCst),
+            Ok(Slot::Fallback) => _ = counts.by_fallback.fetch_add(1, Ordering::SeqCst),
+            Err(error) => counts.fail(error.to_string()),
+        }
+    }
+}
+
+/// Moves the workspaces one by one, spread over nine tenths of the phase.
+async fn move_all(stage: &Stage, length: Duration, mixed_refusals: bool) {
+    let shapes = [(200, 4101), (401, 4100), (401, 700_012_006), (200, 4200)];
+    let pause = length.mul_f64(0.9) / stage.workspaces.len() as u32;
+    for (workspace, (status, code)) in stage.workspaces.iter().zip(shapes.into_iter().cycle()) {
+        if mixed_refusals {
+            stage.simulator.set_refusal(Some(Refusal::json(status, code)));
+        }
+        stage.simulator.move_workspace(workspace, &stage.enterprise);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Takes a point of the chart at each tick, and keeps the bar up to date.
+async fn sample(counts: Arc<Counts>, bar: ProgressBar, started: Instant) -> Vec<Point> {
+    let mut ticks = tokio::time::interval(SAMPLE);
+    let (mut points, mut last) = (Vec::new(), (0, 0));
+    while !counts.is_over.load(Ordering::SeqCst) {
+        ticks.tick().await;
+        let now = counts.answered();
+        points.push(Point { at: started.elapsed(), by_primary: now.0 - last.0, by_fallback: now.1 - last.1 });
+        last = now;
+        bar.inc(1);
+        let failed = counts.failed.load(Ordering::SeqCst);
+        bar.set_message(format!("{} personal, {} enterprise, {failed} failed", now.0, now.1));
+    }
+    points
 }

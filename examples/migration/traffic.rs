@@ -29,7 +29,12 @@ impl Ask {
         }
     }
 
-    pub(crate) fn request(&self, base_url: &str, bot: &str, text: &str) -> http::Result<Request<Full<Bytes>>> {
+    pub(crate) fn request(
+        &self,
+        base_url: &str,
+        bot: &str,
+        text: &str,
+    ) -> http::Result<Request<Full<Bytes>>> {
         let url = |path: &str| format!("{base_url}{path}");
         match self {
             Self::Chat | Self::Stream => {
@@ -44,7 +49,9 @@ impl Ask {
                 request.body(Full::from(body.to_string()))
             }
             Self::Upload => {
-                let mut body = b"--cut\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n".to_vec();
+                let mut body =
+                    b"--cut\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n"
+                        .to_vec();
                 body.resize(body.len() + UPLOAD, b'x');
                 body.extend_from_slice(b"\r\n--cut--\r\n");
                 let request = Request::post(url("/v1/files/upload"));
@@ -59,7 +66,8 @@ impl Ask {
     pub(crate) fn check(&self, body: &[u8], bot: &str, text: &str) -> Result<(), String> {
         if let Self::Stream = self {
             let events = String::from_utf8_lossy(body);
-            let is_whole = events.contains(&format!("You said: {text}")) && events.ends_with("event:done\ndata:\"[DONE]\"\n\n");
+            let is_whole = events.contains(&format!("You said: {text}"))
+                && events.ends_with("event:done\ndata:\"[DONE]\"\n\n");
             return if is_whole { Ok(()) } else { Err(format!("a stream broke off: {events:.120}")) };
         }
         let json: Value = serde_json::from_slice(body).map_err(|error| format!("not JSON: {error}"))?;
