@@ -142,3 +142,58 @@ impl fmt::Debug for Credential {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_wrong_argument_is_refused_by_name_and_shows_no_secret() {
+        for (wrong, field) in [
+            (Credential::bearer(""), "token"),
+            (Credential::bearer("s3cret with space"), "token"),
+            (Credential::bearer("s3cret\r\nx-injected: 1"), "token"),
+            (Credential::bearer("s3cret-\u{e9}"), "token"),
+            (Credential::basic("", "s3cret"), "user"),
+            (Credential::basic("a:b", "s3cret"), "user"),
+            (Credential::header("", "s3cret"), "name"),
+            (Credential::header("x y", "s3cret"), "name"),
+            (Credential::header("x-api-key", ""), "value"),
+            (Credential::header("x-api-key", "s3cret\n"), "value"),
+        ] {
+            let error = wrong.unwrap_err();
+            assert_eq!((error.kind(), error.field()), (crate::ErrorKind::InvalidConfig, Some(field)));
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("expected") && !shown.contains("s3cret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn each_kind_makes_its_header_marked_sensitive() {
+        for (credential, name, value) in [
+            (Credential::bearer("pat_1"), "authorization", "Bearer pat_1"),
+            // The example of RFC 7617, 2.
+            (
+                Credential::basic("Aladdin", "open sesame"),
+                "authorization",
+                "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+            ),
+            (Credential::header("X-Api-Key", "k"), "x-api-key", "k"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static("callers-own"));
+            credential.unwrap().apply(&mut headers);
+            assert_eq!(headers.get_all(name).iter().collect::<Vec<_>>(), [value]);
+            assert!(headers[name].is_sensitive());
+        }
+    }
+
+    #[test]
+    fn clones_share_a_generation_and_no_two_credentials_do() {
+        let (one, two) = (Credential::bearer("t").unwrap(), Credential::bearer("t").unwrap());
+        assert_eq!(one.clone().generation(), one.generation());
+        assert_ne!(one.generation(), two.generation());
+        assert!(one.is_same_secret(&two));
+        assert!(!one.is_same_secret(&Credential::header("x-api-key", "Bearer t").unwrap()));
+    }
+}

@@ -47,17 +47,21 @@ where
         .draw()?;
     let (from, to) = (run.moves.0.as_secs_f64(), run.moves.1.as_secs_f64());
     chart.draw_series([Rectangle::new([(from, 0), (to, most + most / 10)], BLACK.mix(0.06).filled())])?;
-    let lines: [(&str, RGBColor, fn(&Point) -> u64); 2] = [
-        ("personal credential", PERSONAL, |point| point.by_primary),
-        ("enterprise credential", ENTERPRISE, |point| point.by_fallback),
-    ];
-    for (label, colour, value) in lines {
-        let line = run.points.iter().map(|point| (seconds(point), value(point)));
+    for (label, colour, is_primary) in
+        [("personal credential", PERSONAL, true), ("enterprise credential", ENTERPRISE, false)]
+    {
+        let answers = |point: &Point| if is_primary { point.by_primary } else { point.by_fallback };
+        let line = run.points.iter().map(|point| (seconds(point), answers(point)));
         chart
             .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
             .label(label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::MiddleLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     Ok(())
 }

@@ -282,7 +282,7 @@ impl World {
     }
 
     pub(super) fn use_conversation(&self, id: &str, account: &AccountId) -> Result<(), Denied> {
-        owned(&self.conversations, id, account).map(|()| ())
+        owned(&self.conversations, id, account).copied()
     }
 
     pub(super) fn create_chat(&mut self, owner: &AccountId, chat: Chat) -> String {
