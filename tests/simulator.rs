@@ -456,3 +456,43 @@ async fn dropping_the_simulator_closes_it_and_its_connections() {
     assert!(hanging.await.unwrap().is_err());
     assert!(plain().oneshot(request).await.is_err());
 }
+
+#[tokio::test]
+async fn each_wrong_argument_of_the_preset_is_refused_by_name() {
+    let w = world().await;
+    let (app, ours) = oauth(&w);
+    let fields = [
+        ours.clone().with_duration(Duration::ZERO).map(drop),
+        ours.clone().with_duration(Duration::from_secs(86_400)).map(drop),
+        ours.account_grant("").map(drop),
+        ours.account_grant("12a").map(drop),
+        ours.enterprise_grant("").map(drop),
+        ours.enterprise_grant("volcano/../1").map(drop),
+        coze::OAuthApp::new(Region::Cn, "app", "", &app.private_key_pem).map(drop),
+        coze::OAuthApp::new(Region::Cn, "app", "kid", "-----BEGIN PRIVATE KEY-----").map(drop),
+        coze::tokens(&Region::Cn, "", "pat_2").map(drop),
+        coze::tokens(&Region::Cn, "pat_1", "pat_1").map(drop),
+        Region::custom("127.0.0.1:80/v1").map(drop),
+    ]
+    .map(|wrong| wrong.unwrap_err().field().unwrap());
+    assert_eq!(
+        fields,
+        [
+            "duration",
+            "duration",
+            "account_id",
+            "account_id",
+            "enterprise_id",
+            "enterprise_id",
+            "key_id",
+            "private_key",
+            "token",
+            "fallback",
+            "origin",
+        ]
+    );
+    let plaintext = Region::custom("http://api.example").unwrap();
+    let elsewhere = coze::OAuthApp::new(plaintext, "app", "kid", &app.private_key_pem).unwrap();
+    let refused = coze::oauth_app(&elsewhere, plain(), "1", "volcano_1").unwrap_err();
+    assert_eq!(refused.field(), Some("token_url"));
+}
