@@ -5,30 +5,25 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request, response};
+use http::{Request, Response, request};
 use http_body::Body;
 use pin_project::pin_project;
-use tokio::time::{Sleep, sleep};
+use tokio::time::Sleep;
 use tower_service::Service;
 
+use crate::answer::{Answer, poll_drain};
 use crate::attempt::Snapshot;
-use crate::body::{PeekBody, Progress, ReplayBody};
-use crate::classify::{Decision, Rejection};
+use crate::body::{PeekBody, ReplayBody};
+use crate::call::{Call, Step};
+use crate::classify::Decision;
 use crate::credential::Credential;
 use crate::error::{BoxError, Error};
-use crate::layer::{Policy, Shared};
-use crate::origin::led_to_another_origin;
-use crate::outcome::{NoReplay, Outcome};
-use crate::preference::{CredentialChoice, Order, Slot};
+use crate::layer::Shared;
+use crate::outcome::NoReplay;
+use crate::policy::is_for_a_proxy;
+use crate::preference::Slot;
 use crate::provider::{AuthProvider, CredentialFuture};
-
-/// How long a refused answer that is slow to come is read on, so that its connection can be used again.
-/// A new connection costs about as much; waiting longer than that gains nothing.
-const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The future of [`CredentialFallback`](crate::CredentialFallback).
 ///
@@ -94,30 +89,6 @@ enum State<F, B, RB: Body> {
 
 const TAKEN: &str = "what a state holds is taken only when the state is left";
 
-/// A response whose body may have been looked at.
-struct Answer<RB: Body> {
-    head: response::Parts,
-    body: PeekBody<RB>,
-}
-
-/// What is known of the call, whatever state it is in.
-struct Call {
-    outcome: Outcome,
-    uri: Uri,
-    /// Whether an answer to this method has a body that may be looked at.
-    may_peek: bool,
-    /// The resource, as the memory knows it.
-    key: Option<u64>,
-    /// Why a refusal of the first attempt would be final; `None` if a second attempt may follow.
-    final_because: Option<NoReplay>,
-    /// The request's body, if it is wholly in memory.
-    content: Option<Bytes>,
-    /// The request's head, if a second attempt may follow.
-    snapshot: Option<Snapshot>,
-    /// The credential of the attempt under way; `None` if it bears none.
-    sent: Option<(Slot, Credential)>,
-}
-
 impl<S, P, E, B, RB> ResponseFuture<S, P, E, B, RB>
 where
     S: Service<Request<ReplayBody<B>>>,
@@ -128,16 +99,7 @@ where
         Self {
             inner: ready,
             shared,
-            call: Call {
-                outcome: Outcome::new(),
-                uri: request.uri().clone(),
-                may_peek: !matches!(*request.method(), Method::HEAD | Method::CONNECT),
-                key: None,
-                final_because: None,
-                content: None,
-                snapshot: None,
-                sent: None,
-            },
+            call: Call::new(&request),
             state: State::Start { request: Some(request) },
         }
     }
@@ -315,228 +277,6 @@ where
             this.state.set(next);
         }
     }
-}
-
-/// What follows from a judgement.
-enum Step<RB: Body> {
-    Answer(Response<PeekBody<RB>>),
-    Replay(Answer<RB>),
-}
-
-impl Call {
-    /// Says which slot comes first, and notes whether the other may follow.
-    fn plan(&mut self, policy: &Policy, head: &request::Parts) -> Slot {
-        self.key = policy.key(head, self.content.as_deref().unwrap_or_default());
-        let known = self.key.map(|key| policy.memory.recall(key));
-        let (slot, is_only) = match head.extensions.get() {
-            Some(CredentialChoice::First(slot)) => (*slot, false),
-            Some(CredentialChoice::Only(slot)) => (*slot, true),
-            None => match policy.order {
-                Order::Adaptive => (known.map_or(Slot::Primary, |known| known.slot), false),
-                Order::PrimaryFirst => (Slot::Primary, false),
-                Order::FallbackFirst => (Slot::Fallback, false),
-                Order::PrimaryOnly => (Slot::Primary, true),
-                Order::FallbackOnly => (Slot::Fallback, true),
-            },
-        };
-        self.final_because = if is_only {
-            Some(NoReplay::OnlyOne)
-        } else if self.content.is_none() {
-            Some(NoReplay::StreamingBody)
-        } else if known.is_some_and(|known| known.is_cooling) {
-            Some(NoReplay::CoolingDown)
-        } else {
-            None
-        };
-        slot
-    }
-
-    /// The first provider failed: says whose turn it is, unless both have failed or there is only one.
-    fn turn_to_other(&mut self, slot: Slot, error: crate::CredentialError) -> Result<Slot, Error> {
-        if let Some((first, cause)) = self.outcome.unavailable() {
-            return Err(Error::no_credential((first, cause.clone()), Some((slot, error))));
-        }
-        if matches!(self.final_because, Some(NoReplay::OnlyOne)) {
-            return Err(Error::no_credential((slot, error), None));
-        }
-        self.final_because = Some(error.clone().into());
-        self.outcome.record_unavailable(slot, error);
-        Ok(slot.other())
-    }
-
-    /// Takes note of the verdict on an answer, and says whether it goes to the caller.
-    fn judge<P, E, RB>(&mut self, shared: &Shared<P, E>, answer: Answer<RB>, decision: Decision) -> Step<RB>
-    where
-        P: AuthProvider + 'static,
-        E: AuthProvider + 'static,
-        RB: Body,
-    {
-        let policy = &shared.policy;
-        let rejection = policy.settle(decision, &answer.head);
-        let slot = self.sent_slot();
-        self.outcome.record(slot, rejection);
-        let is_second = self.outcome.attempts().count() == 2;
-        let Some(rejection) = rejection else {
-            if let (Some(key), true) = (self.key, is_second) {
-                policy.memory.learn(key, slot);
-            }
-            return Step::Answer(self.finish(answer));
-        };
-
-        if led_to_another_origin(&self.uri, &answer.head.extensions) {
-            // Whoever refused there never was to see our credential: it says nothing about it.
-            self.final_because = Some(NoReplay::Redirected);
-        } else if let Some((_, credential)) = &self.sent {
-            shared.provider(slot).rejected(credential, &rejection);
-        }
-        if is_second {
-            if let Some(key) = self.key {
-                policy.memory.cool(key, policy.cooldown);
-            }
-            return Step::Answer(self.finish(answer));
-        }
-        match self.final_because.take() {
-            Some(reason) => {
-                if let (Some(key), NoReplay::StreamingBody) = (self.key, &reason) {
-                    // We cannot send it again, but the caller may: then the other goes first.
-                    policy.memory.learn(key, slot.other());
-                }
-                self.outcome.record_no_replay(reason);
-                Step::Answer(self.finish(answer))
-            }
-            None => Step::Replay(answer),
-        }
-    }
-
-    /// The other provider's credential, if it may be shown.
-    fn accept_other(&self, given: <CredentialFuture as Future>::Output) -> Result<Credential, NoReplay> {
-        let credential = given?;
-        match &self.sent {
-            Some((_, sent)) if sent.is_same_secret(&credential) => Err(NoReplay::SameCredential),
-            _ => Ok(credential),
-        }
-    }
-
-    fn finish<RB: Body>(&mut self, answer: Answer<RB>) -> Response<PeekBody<RB>> {
-        let Answer { mut head, body } = answer;
-        std::mem::replace(&mut self.outcome, Outcome::new()).store(&mut head.extensions);
-        Response::from_parts(head, body)
-    }
-
-    fn sent_slot(&self) -> Slot {
-        self.sent.as_ref().map_or(Slot::Primary, |(slot, _)| *slot)
-    }
-}
-
-impl Policy {
-    fn key(&self, head: &request::Parts, content: &[u8]) -> Option<u64> {
-        let Some(resource) = &self.resource else { return Some(self.memory.key(&head.uri, None)) };
-        let name = resource.resource(head, content)?;
-        Some(self.memory.key(&head.uri, Some(name)))
-    }
-
-    /// Puts the credential into a head, in place of whatever the caller had put there.
-    fn put(&self, credential: &Credential, headers: &mut HeaderMap) {
-        if let [_, _, ..] = &*self.known_headers {
-            self.known_headers.iter().for_each(|name| drop(headers.remove(name)));
-        }
-        credential.apply(headers);
-    }
-
-    fn may_inspect(&self, head: &response::Parts) -> bool {
-        self.inspect_limit > 0 && has_readable_body(head)
-    }
-
-    /// The last word on an answer: what is still open is decided by status alone.
-    fn settle(&self, decision: Decision, head: &response::Parts) -> Option<Rejection> {
-        let decision = match decision {
-            Decision::Inspect => self.classifier.body(head, b""),
-            decided => decided,
-        };
-        match decision {
-            Decision::Reject(rejection) => Some(rejection),
-            Decision::Accept | Decision::Inspect => None,
-        }
-    }
-}
-
-impl<RB: Body> Answer<RB> {
-    fn new(response: Response<RB>) -> Self {
-        let (head, body) = response.into_parts();
-        Self { head, body: PeekBody::new(body) }
-    }
-}
-
-impl<RB: Body + Unpin> Answer<RB> {
-    /// Reads and asks until there is a decision, or nothing more to look at (`Inspect`).
-    ///
-    /// The classifier is asked when no more is at hand, rather than at every frame: a body that comes byte
-    /// by byte is not searched once a byte, and one that pauses is not waited for without need.
-    fn poll_decision(
-        &mut self,
-        cx: &mut Context<'_>,
-        policy: &Policy,
-        asked_at: &mut usize,
-    ) -> Poll<Decision> {
-        let progress = loop {
-            match self.body.poll_peek(cx, policy.inspect_limit) {
-                Poll::Ready(Progress::More) => {}
-                Poll::Ready(Progress::Done) => break Poll::Ready(Decision::Inspect),
-                Poll::Pending => break Poll::Pending,
-            }
-        };
-        let prefix = self.body.prefix(policy.inspect_limit);
-        if prefix.len() == *asked_at {
-            return progress;
-        }
-        *asked_at = prefix.len();
-        match policy.classifier.body(&self.head, prefix) {
-            Decision::Inspect => progress,
-            decided => Poll::Ready(decided),
-        }
-    }
-}
-
-/// Reads a refused answer on, so that its connection can be used again: until its end, the limit, or the end
-/// of our patience.
-fn poll_drain<RB: Body + Unpin>(
-    body: &mut PeekBody<RB>,
-    patience: &mut Option<Pin<Box<Sleep>>>,
-    limit: usize,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    while let Poll::Ready(progress) = body.poll_peek(cx, limit) {
-        if progress == Progress::Done {
-            return Poll::Ready(());
-        }
-    }
-    if patience.is_none() && tokio::runtime::Handle::try_current().is_err() {
-        // Another executor: no timer to trust in, so no wait.
-        return Poll::Ready(());
-    }
-    patience.get_or_insert_with(|| Box::pin(sleep(DRAIN_PATIENCE))).as_mut().poll(cx)
-}
-
-/// `CONNECT` in authority form is spoken to a proxy, which must not see the credential
-/// ([RFC 9110, 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)). With a scheme, it is the extended
-/// form of [RFC 8441](https://www.rfc-editor.org/rfc/rfc8441), spoken to the origin.
-fn is_for_a_proxy<B>(request: &Request<B>) -> bool {
-    *request.method() == Method::CONNECT && request.uri().scheme().is_none()
-}
-
-/// Whether the answer has a body that ends by itself and is in plain text as far as HTTP can tell.
-fn has_readable_body(head: &response::Parts) -> bool {
-    let is_bodiless = head.status.is_informational()
-        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let is_encoded = head
-        .headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    let is_event_stream = head.headers.get(CONTENT_TYPE).is_some_and(|value| {
-        const EVENTS: &[u8] = b"text/event-stream";
-        value.as_bytes().get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
-    });
-    !(is_bodiless || is_encoded || is_event_stream)
 }
 
 impl<S, P, E, B, RB> fmt::Debug for ResponseFuture<S, P, E, B, RB>

@@ -4,13 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
-use http::header::HeaderName;
 use tower_layer::Layer;
 
 use crate::classify::{Classify, StatusClassifier};
 use crate::error::Error;
-use crate::origin::{Origin, is_plaintext_to_another_host};
+use crate::origin::Origin;
+use crate::policy::Policy;
 use crate::preference::{Memory, Order, ResourceKey, Slot};
 use crate::provider::AuthProvider;
 use crate::service::CredentialFallback;
@@ -48,24 +47,6 @@ pub struct CredentialFallbackLayer<P, E> {
     primary: Arc<P>,
     fallback: Arc<E>,
     policy: Policy,
-}
-
-/// What the service goes by; cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Policy {
-    pub(crate) classifier: Arc<dyn Classify>,
-    pub(crate) order: Order,
-    /// `None`: the origin is the resource.
-    pub(crate) resource: Option<Arc<dyn ResourceKey>>,
-    pub(crate) inspect_limit: usize,
-    pub(crate) cooldown: Duration,
-    /// `None`: every origin is in scope.
-    origins: Option<Arc<[Origin]>>,
-    plaintext: Arc<[Origin]>,
-    /// Credential headers known from the start. If the slots use different ones, the caller's own value
-    /// under either is dropped.
-    pub(crate) known_headers: Arc<[HeaderName]>,
-    pub(crate) memory: Arc<Memory>,
 }
 
 /// Big enough for the error answers of every API we have seen, small enough to hold for each call.
@@ -162,18 +143,6 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     }
 }
 
-impl Policy {
-    /// Whether a credential may be sent to this URI at all.
-    pub(crate) fn is_in_scope(&self, uri: &Uri) -> bool {
-        self.origins.as_ref().is_none_or(|origins| origins.iter().any(|origin| origin.contains(uri)))
-    }
-
-    /// Whether a credential sent to this URI could be read on the way.
-    pub(crate) fn is_insecure(&self, uri: &Uri) -> bool {
-        is_plaintext_to_another_host(uri) && !self.plaintext.iter().any(|origin| origin.contains(uri))
-    }
-}
-
 /// What the services of one layer have in common.
 #[derive(Debug)]
 pub(crate) struct Shared<P, E> {
@@ -225,18 +194,5 @@ impl<P: fmt::Debug, E: fmt::Debug> fmt::Debug for CredentialFallbackLayer<P, E> 
             .field("fallback", &self.fallback)
             .field("policy", &self.policy)
             .finish()
-    }
-}
-
-impl fmt::Debug for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Policy")
-            .field("order", &self.order)
-            .field("inspect_limit", &self.inspect_limit)
-            .field("cooldown", &self.cooldown)
-            .field("origins", &self.origins)
-            .field("plaintext", &self.plaintext)
-            .field("memory", &self.memory)
-            .finish_non_exhaustive()
     }
 }

@@ -76,8 +76,10 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod answer;
 mod attempt;
 mod body;
+mod call;
 pub mod classify;
 #[cfg(feature = "coze")]
 pub mod coze;
@@ -87,6 +89,7 @@ mod future;
 mod layer;
 mod origin;
 mod outcome;
+mod policy;
 mod preference;
 pub mod provider;
 mod service;

@@ -1,0 +1,108 @@
+//! [`Policy`]: what a service goes by, whatever its call.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, request, response};
+
+use crate::classify::{Classify, Decision, Rejection};
+use crate::credential::Credential;
+use crate::origin::{Origin, is_plaintext_to_another_host};
+use crate::preference::{Memory, Order, ResourceKey};
+
+/// The layer's settings and memory; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) classifier: Arc<dyn Classify>,
+    pub(crate) order: Order,
+    /// `None`: the origin is the resource.
+    pub(crate) resource: Option<Arc<dyn ResourceKey>>,
+    pub(crate) inspect_limit: usize,
+    pub(crate) cooldown: Duration,
+    /// `None`: every origin is in scope.
+    pub(crate) origins: Option<Arc<[Origin]>>,
+    pub(crate) plaintext: Arc<[Origin]>,
+    /// Credential headers known from the start. If the slots use different ones, the caller's own value
+    /// under either is dropped.
+    pub(crate) known_headers: Arc<[HeaderName]>,
+    pub(crate) memory: Arc<Memory>,
+}
+
+impl Policy {
+    /// Whether a credential may be sent to this URI at all.
+    pub(crate) fn is_in_scope(&self, uri: &Uri) -> bool {
+        self.origins.as_ref().is_none_or(|origins| origins.iter().any(|origin| origin.contains(uri)))
+    }
+
+    /// Whether a credential sent to this URI could be read on the way.
+    pub(crate) fn is_insecure(&self, uri: &Uri) -> bool {
+        is_plaintext_to_another_host(uri) && !self.plaintext.iter().any(|origin| origin.contains(uri))
+    }
+
+    pub(crate) fn key(&self, head: &request::Parts, content: &[u8]) -> Option<u64> {
+        let Some(resource) = &self.resource else { return Some(self.memory.key(&head.uri, None)) };
+        let name = resource.resource(head, content)?;
+        Some(self.memory.key(&head.uri, Some(name)))
+    }
+
+    /// Puts the credential into a head, in place of whatever the caller had put there.
+    pub(crate) fn put(&self, credential: &Credential, headers: &mut HeaderMap) {
+        if let [_, _, ..] = &*self.known_headers {
+            self.known_headers.iter().for_each(|name| drop(headers.remove(name)));
+        }
+        credential.apply(headers);
+    }
+
+    pub(crate) fn may_inspect(&self, head: &response::Parts) -> bool {
+        self.inspect_limit > 0 && has_readable_body(head)
+    }
+
+    /// The last word on an answer: what is still open is decided by status alone.
+    pub(crate) fn settle(&self, decision: Decision, head: &response::Parts) -> Option<Rejection> {
+        let decision = match decision {
+            Decision::Inspect => self.classifier.body(head, b""),
+            decided => decided,
+        };
+        match decision {
+            Decision::Reject(rejection) => Some(rejection),
+            Decision::Accept | Decision::Inspect => None,
+        }
+    }
+}
+
+/// `CONNECT` in authority form is spoken to a proxy, which must not see the credential
+/// ([RFC 9110, 9.3.6](https://www.rfc-editor.org/rfc/rfc9110#section-9.3.6)). With a scheme, it is the extended
+/// form of [RFC 8441](https://www.rfc-editor.org/rfc/rfc8441), spoken to the origin.
+pub(crate) fn is_for_a_proxy<B>(request: &Request<B>) -> bool {
+    *request.method() == Method::CONNECT && request.uri().scheme().is_none()
+}
+
+/// Whether the answer has a body that ends by itself and is in plain text as far as HTTP can tell.
+fn has_readable_body(head: &response::Parts) -> bool {
+    let is_bodiless = head.status.is_informational()
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let is_encoded = head
+        .headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let is_event_stream = head.headers.get(CONTENT_TYPE).is_some_and(|value| {
+        const EVENTS: &[u8] = b"text/event-stream";
+        value.as_bytes().get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
+    });
+    !(is_bodiless || is_encoded || is_event_stream)
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("order", &self.order)
+            .field("inspect_limit", &self.inspect_limit)
+            .field("cooldown", &self.cooldown)
+            .field("origins", &self.origins)
+            .field("plaintext", &self.plaintext)
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}
