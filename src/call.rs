@@ -2,16 +2,15 @@
 
 use std::future::Future;
 
-use bytes::Bytes;
 use http::{Method, Request, Response, Uri, request};
 use http_body::Body;
 
 use crate::answer::Answer;
 use crate::attempt::Snapshot;
-use crate::body::PeekBody;
+use crate::body::{PeekBody, ReplayBody, Rewind};
 use crate::classify::Decision;
 use crate::credential::Credential;
-use crate::error::Error;
+use crate::error::{BoxError, Error};
 use crate::layer::Shared;
 use crate::origin::led_to_another_origin;
 use crate::outcome::{NoReplay, Outcome};
@@ -20,7 +19,7 @@ use crate::preference::{CredentialChoice, Order, Slot};
 use crate::provider::{AuthProvider, CredentialError, CredentialFuture};
 
 /// What is known of the call, whatever state it is in.
-pub(crate) struct Call {
+pub(crate) struct Call<B> {
     pub(crate) outcome: Outcome,
     pub(crate) uri: Uri,
     /// Whether an answer to this method has a body that may be looked at.
@@ -29,10 +28,10 @@ pub(crate) struct Call {
     key: Option<u64>,
     /// Why a refusal of the first attempt would be final; `None` if a second attempt may follow.
     pub(crate) final_because: Option<NoReplay>,
-    /// The request's body, if it is wholly in memory.
-    pub(crate) content: Option<Bytes>,
     /// The request's head, if a second attempt may follow.
     pub(crate) snapshot: Option<Snapshot>,
+    /// The way back to the start of the request's body, if a second attempt may follow.
+    pub(crate) rewind: Option<Rewind<B>>,
     /// The credential of the attempt under way; `None` if it bears none.
     pub(crate) sent: Option<(Slot, Credential)>,
 }
@@ -43,23 +42,25 @@ pub(crate) enum Step<RB: Body> {
     Replay(Answer<RB>),
 }
 
-impl Call {
-    pub(crate) fn new<B>(request: &Request<B>) -> Self {
+impl<B> Call<B> {
+    pub(crate) fn new(request: &Request<B>) -> Self {
         Self {
             outcome: Outcome::new(),
             uri: request.uri().clone(),
             may_peek: !matches!(*request.method(), Method::HEAD | Method::CONNECT),
             key: None,
             final_because: None,
-            content: None,
             snapshot: None,
+            rewind: None,
             sent: None,
         }
     }
 
     /// Says which slot comes first, and notes whether the other may follow.
-    pub(crate) fn plan(&mut self, policy: &Policy, head: &request::Parts) -> Slot {
-        self.key = policy.key(head, self.content.as_deref().unwrap_or_default());
+    ///
+    /// `content` is the request's body, if that is in memory.
+    pub(crate) fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
+        self.key = policy.key(head, content.unwrap_or_default());
         let known = self.key.map(|key| policy.memory.recall(key));
         let (slot, is_only) = match head.extensions.get() {
             Some(CredentialChoice::First(slot)) => (*slot, false),
@@ -74,8 +75,6 @@ impl Call {
         };
         self.final_because = if is_only {
             Some(NoReplay::OnlyOne)
-        } else if self.content.is_none() {
-            Some(NoReplay::StreamingBody)
         } else if known.is_some_and(|known| known.is_cooling) {
             Some(NoReplay::CoolingDown)
         } else {
@@ -133,17 +132,47 @@ impl Call {
             }
             return Step::Answer(self.finish(answer));
         }
-        match self.final_because.take() {
-            Some(reason) => {
-                if let (Some(key), NoReplay::StreamingBody) = (self.key, &reason) {
+        if let Some(reason) = self.final_because.take() {
+            return Step::Answer(self.refuse(answer, reason));
+        }
+        // Held from here on: it must not pass the limit while the second attempt is prepared.
+        match self.rewind.as_ref().map_or(Ok(()), Rewind::hold) {
+            Ok(()) => Step::Replay(answer),
+            Err(reason) => {
+                if let Some(key) = self.key {
                     // We cannot send it again, but the caller may: then the other goes first.
                     policy.memory.learn(key, slot.other());
                 }
-                self.outcome.record_no_replay(reason);
-                Step::Answer(self.finish(answer))
+                Step::Answer(self.refuse(answer, reason.into()))
             }
-            None => Step::Replay(answer),
         }
+    }
+
+    /// Keeps what a second attempt needs.
+    pub(crate) fn prepare_replay(&mut self, request: &mut Request<ReplayBody<B>>, policy: &Policy)
+    where
+        B: Body + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let (body, rewind) = std::mem::take(request.body_mut()).rewindable(policy.replay_limit);
+        *request.body_mut() = body;
+        self.rewind = Some(rewind);
+    }
+
+    /// Takes the body over from the first attempt.
+    pub(crate) fn take_body(&mut self) -> Result<ReplayBody<B>, NoReplay> {
+        let rewind = self.rewind.take().expect("nothing is replayed without a way back, which is used once");
+        rewind.rewind().map_err(Into::into)
+    }
+
+    /// The answer is a refusal, and stays the last word.
+    pub(crate) fn refuse<RB: Body>(
+        &mut self,
+        refused: Answer<RB>,
+        reason: NoReplay,
+    ) -> Response<PeekBody<RB>> {
+        self.outcome.record_no_replay(reason);
+        self.finish(refused)
     }
 
     /// The other provider's credential, if it may be shown.
@@ -159,6 +188,9 @@ impl Call {
     }
 
     pub(crate) fn finish<RB: Body>(&mut self, answer: Answer<RB>) -> Response<PeekBody<RB>> {
+        if let Some(rewind) = self.rewind.take() {
+            rewind.release();
+        }
         let Answer { mut head, body } = answer;
         std::mem::replace(&mut self.outcome, Outcome::new()).store(&mut head.extensions);
         Response::from_parts(head, body)

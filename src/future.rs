@@ -45,7 +45,7 @@ where
     /// Was polled ready before the future was made; is polled ready again before the second attempt.
     inner: S,
     shared: Arc<Shared<P, E>>,
-    call: Call,
+    call: Call<B>,
     #[pin]
     state: State<S::Future, B, RB>,
 }
@@ -78,9 +78,10 @@ enum State<F, B, RB: Body> {
         refused: Option<Answer<RB>>,
         head: Option<request::Parts>,
     },
-    /// `refused` is given up early if readiness may depend on it.
+    /// `refused` is given up early if readiness may depend on it; `body` is taken over at the last moment.
     Ready {
-        request: Option<Request<ReplayBody<B>>>,
+        head: Option<request::Parts>,
+        body: Option<ReplayBody<B>>,
         credential: Option<Credential>,
         refused: Option<Answer<RB>>,
     },
@@ -133,9 +134,8 @@ where
                         return Poll::Ready(Err(Error::insecure_origin(&call.uri).into()));
                     } else {
                         let (head, body) = request.into_parts();
-                        let (body, content) = ReplayBody::capture(body, cx);
-                        call.content = content;
-                        let slot = call.plan(policy, &head);
+                        let body = ReplayBody::new(body);
+                        let slot = call.plan(policy, &head, body.content());
                         State::FirstCredential {
                             slot,
                             credential: shared.provider(slot).credential(&head),
@@ -152,6 +152,7 @@ where
                             // Frozen before anybody else, the credential included, touches the head.
                             if call.final_because.is_none() {
                                 call.snapshot = Some(Snapshot::of(&request, credential.name()));
+                                call.prepare_replay(&mut request, policy);
                             }
                             policy.put(&credential, request.headers_mut());
                             call.sent = Some((slot, credential));
@@ -178,6 +179,7 @@ where
                     let response = match ready!(response.poll(cx)) {
                         Ok(response) => response,
                         Err(error) => {
+                            call.rewind = None;
                             this.state.set(State::Done);
                             return Poll::Ready(Err(error.into()));
                         }
@@ -230,27 +232,44 @@ where
                     let given = ready!(Pin::new(credential).poll(cx));
                     match call.accept_other(given) {
                         Ok(credential) => {
-                            let content = call.content.take().unwrap_or_default();
-                            let head = head.take().expect(TAKEN);
-                            let mut request = Request::from_parts(head, ReplayBody::from_content(content));
-                            policy.put(&credential, request.headers_mut());
+                            let mut head = head.take().expect(TAKEN);
+                            policy.put(&credential, &mut head.headers);
                             State::Ready {
-                                request: Some(request),
+                                head: Some(head),
+                                body: None,
                                 credential: Some(credential),
                                 refused: refused.take(),
                             }
                         }
                         Err(reason) => {
-                            call.outcome.record_no_replay(reason);
                             let refused = refused.take().expect(TAKEN);
                             this.state.set(State::Done);
-                            return Poll::Ready(Ok(call.finish(refused)));
+                            return Poll::Ready(Ok(call.refuse(refused, reason)));
                         }
                     }
                 }
 
-                StateProj::Ready { request, credential, refused } => match this.inner.poll_ready(cx) {
-                    Poll::Pending => {
+                StateProj::Ready { head, body, credential, refused } => {
+                    let readiness = this.inner.poll_ready(cx);
+                    if let Poll::Ready(Err(error)) = readiness {
+                        let refused = refused.take();
+                        this.state.set(State::Done);
+                        let answer = refused.map(|refused| call.refuse(refused, NoReplay::InnerNotReady));
+                        return Poll::Ready(answer.ok_or(error.into()));
+                    }
+                    // Only now: up to here the refusal might have become the answer, and taking the body over
+                    // may cut off what is left of it.
+                    if body.is_none() {
+                        match call.take_body() {
+                            Ok(taken) => *body = Some(taken),
+                            Err(reason) => {
+                                let refused = refused.take().expect(TAKEN);
+                                this.state.set(State::Done);
+                                return Poll::Ready(Ok(call.refuse(refused, reason)));
+                            }
+                        }
+                    }
+                    if readiness.is_pending() {
                         // An answer that still holds its connection may be what the inner service waits
                         // for. Losing it is better than waiting for ever.
                         if refused.as_ref().is_some_and(|refused| !refused.body.is_whole()) {
@@ -258,19 +277,11 @@ where
                         }
                         return Poll::Pending;
                     }
-                    Poll::Ready(Ok(())) => {
-                        let request = request.take().expect(TAKEN);
-                        let slot = call.sent_slot().other();
-                        call.sent = credential.take().map(|credential| (slot, credential));
-                        State::Attempt { response: this.inner.call(request) }
-                    }
-                    Poll::Ready(Err(error)) => {
-                        let refused = refused.take();
-                        this.state.set(State::Done);
-                        call.outcome.record_no_replay(NoReplay::InnerNotReady);
-                        return Poll::Ready(refused.map(|refused| call.finish(refused)).ok_or(error.into()));
-                    }
-                },
+                    let request = Request::from_parts(head.take().expect(TAKEN), body.take().expect(TAKEN));
+                    let slot = call.sent_slot().other();
+                    call.sent = credential.take().map(|credential| (slot, credential));
+                    State::Attempt { response: this.inner.call(request) }
+                }
 
                 StateProj::Done => panic!("`ResponseFuture` polled after it was ready"),
             };

@@ -49,6 +49,10 @@ pub struct CredentialFallbackLayer<P, E> {
     policy: Policy,
 }
 
+/// More than what is under way when a refusal comes back: a connection's buffers, or the usual window of an
+/// HTTP/2 stream (64 KiB to 1 MiB).
+const REPLAY_LIMIT: usize = 1024 * 1024;
+
 /// Big enough for the error answers of every API we have seen, small enough to hold for each call.
 const INSPECT_LIMIT: usize = 8 * 1024;
 
@@ -78,6 +82,7 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
                 classifier: Arc::new(StatusClassifier::new()),
                 order: Order::default(),
                 resource: None,
+                replay_limit: REPLAY_LIMIT,
                 inspect_limit: INSPECT_LIMIT,
                 cooldown: COOLDOWN,
                 origins: None,
@@ -108,6 +113,17 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     /// request's origin.
     pub fn with_resource_key(mut self, key: impl ResourceKey + 'static) -> Self {
         self.policy.resource = Some(Arc::new(key));
+        self
+    }
+
+    /// How many bytes are kept of a *streaming* request body, until its answer is accepted. Default: 1 MiB.
+    ///
+    /// If the refusal comes before more has been sent, the body is taken over by the second attempt: what was
+    /// kept, then the rest. If it comes later, the caller gets the refusal, with
+    /// [`NoReplay::BodyTooLarge`](crate::NoReplay::BodyTooLarge); the other credential goes first the next time.
+    /// Bodies in memory (`Full<Bytes>`, `Empty`) have no limit, since nothing more is kept of them.
+    pub fn with_replay_limit(mut self, bytes: usize) -> Self {
+        self.policy.replay_limit = bytes;
         self
     }
 

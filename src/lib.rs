@@ -94,7 +94,7 @@ mod preference;
 pub mod provider;
 mod service;
 
-pub use body::{PeekBody, ReplayBody};
+pub use body::{CannotRewind, PeekBody, ReplayBody, Rewind};
 #[cfg(feature = "json")]
 pub use classify::JsonCodeClassifier;
 pub use classify::{Classify, Decision, Rejection, RejectionKind, StatusClassifier};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::{Extensions, Response};
 
+use crate::body::CannotRewind;
 use crate::classify::Rejection;
 use crate::preference::Slot;
 use crate::provider::CredentialError;
@@ -43,8 +44,11 @@ pub struct Attempt {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum NoReplay {
-    /// The request's body is a stream, which is not kept.
-    StreamingBody,
+    /// The request's body is a stream of which more had been sent than
+    /// [`with_replay_limit`](crate::CredentialFallbackLayer::with_replay_limit) keeps.
+    BodyTooLarge,
+    /// The request's body failed while it was sent, or had a frame that cannot be kept.
+    BodyFailed,
     /// The other provider had no credential.
     ProviderUnavailable(CredentialError),
     /// The other credential needs the user's consent first.
@@ -71,7 +75,8 @@ impl NoReplay {
     /// A short name, the same for ever: fit for a metric's label.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::StreamingBody => "streaming_body",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyFailed => "body_failed",
             Self::ProviderUnavailable(_) => "provider_unavailable",
             Self::InteractionRequired { .. } => "interaction_required",
             Self::OutOfScope => "out_of_scope",
@@ -89,6 +94,15 @@ impl From<CredentialError> for NoReplay {
         match error.authorize_url() {
             Some(url) => Self::InteractionRequired { authorize_url: url.to_owned() },
             None => Self::ProviderUnavailable(error),
+        }
+    }
+}
+
+impl From<CannotRewind> for NoReplay {
+    fn from(cause: CannotRewind) -> Self {
+        match cause {
+            CannotRewind::TooLarge => Self::BodyTooLarge,
+            _ => Self::BodyFailed,
         }
     }
 }

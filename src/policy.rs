@@ -19,6 +19,7 @@ pub(crate) struct Policy {
     pub(crate) order: Order,
     /// `None`: the origin is the resource.
     pub(crate) resource: Option<Arc<dyn ResourceKey>>,
+    pub(crate) replay_limit: usize,
     pub(crate) inspect_limit: usize,
     pub(crate) cooldown: Duration,
     /// `None`: every origin is in scope.
@@ -98,6 +99,7 @@ impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policy")
             .field("order", &self.order)
+            .field("replay_limit", &self.replay_limit)
             .field("inspect_limit", &self.inspect_limit)
             .field("cooldown", &self.cooldown)
             .field("origins", &self.origins)

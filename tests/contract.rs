@@ -1,6 +1,7 @@
 //! What the layer promises, case by case, over an inner service that the test scripts.
 
 use std::future::{Ready, ready};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -274,20 +275,29 @@ async fn a_transport_error_of_either_attempt_is_returned_as_it_is() {
     }
 }
 
+fn stream(pieces: &[&'static str]) -> Request<impl http_body::Body<Data = Bytes, Error = io::Error> + Unpin> {
+    let frames = pieces.iter().map(|text| Ok(http_body::Frame::data(Bytes::from(*text)))).collect::<Vec<_>>();
+    Request::post(URI).body(StreamBody::new(futures::stream::iter(frames))).unwrap()
+}
+
 #[tokio::test]
-async fn a_streaming_body_passes_untouched_and_its_refusal_teaches_the_next_call() {
+async fn a_refused_stream_is_replayed_from_its_start() {
     let server = Server::refusing("old");
-    let service = layer().layer(server.clone());
-    let stream = || {
-        let frames =
-            ["a", "b"].map(|text| Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from(text))));
-        Request::post(URI).body(StreamBody::new(futures::stream::iter(frames))).unwrap()
-    };
-    let response = service.clone().oneshot(stream()).await.unwrap();
+    let response = layer().layer(server.clone()).oneshot(stream(&["a", "b"])).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(server.tokens(), ["old", "new"]);
+    assert!(server.seen.lock().unwrap().iter().all(|(_, body)| body == "ab"));
+}
+
+#[tokio::test]
+async fn a_stream_past_the_limit_is_sent_once_and_its_refusal_teaches_the_next_call() {
+    let server = Server::refusing("old");
+    let service = layer().with_replay_limit(1).layer(server.clone());
+    let response = service.clone().oneshot(stream(&["a", "b"])).await.unwrap();
     assert_eq!(response.status(), 401);
-    assert!(matches!(Outcome::of(&response).no_replay(), Some(NoReplay::StreamingBody)));
+    assert!(matches!(Outcome::of(&response).no_replay(), Some(NoReplay::BodyTooLarge)));
     assert_eq!(text(response).await, "hello");
-    assert_eq!(service.clone().oneshot(stream()).await.unwrap().status(), 200);
+    assert_eq!(service.clone().oneshot(stream(&["a", "b"])).await.unwrap().status(), 200);
     assert_eq!(server.tokens(), ["old", "new"]);
     assert!(server.seen.lock().unwrap().iter().all(|(_, body)| body == "ab"));
 }

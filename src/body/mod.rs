@@ -1,8 +1,12 @@
 //! May we send it again, and what did it say? The bodies that pass through the layer.
 
+mod kept;
 mod peek;
 mod replay;
+mod source;
+mod tee;
 
 pub use peek::PeekBody;
 pub(crate) use peek::Progress;
-pub use replay::ReplayBody;
+pub use replay::{ReplayBody, Rewind};
+pub use tee::CannotRewind;

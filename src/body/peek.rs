@@ -6,10 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::replay::into_bytes_frame;
+use super::source::into_bytes_frame;
 
 /// The response body that the caller gets.
 ///
@@ -24,8 +23,8 @@ pub struct PeekBody<B: Body> {
     joined: Vec<u8>,
     /// Bytes seen while peeking.
     seen: usize,
-    /// What followed the last data frame seen.
-    tail: Option<Result<HeaderMap, B::Error>>,
+    /// What was seen after them and is no data: trailers, or the error that it failed with.
+    tail: Option<Result<Frame<Bytes>, B::Error>>,
     /// `None` once it was read to its end, so that its connection is released at once.
     rest: Option<B>,
 }
@@ -81,16 +80,20 @@ impl<B: Body + Unpin> PeekBody<B> {
         };
         match frame.map(into_bytes_frame).map(Frame::into_data) {
             Ok(Ok(data)) => self.keep(data, limit),
-            // Nothing may follow trailers (RFC 9110, 6.5).
-            Ok(Err(other)) => self.end_with(other.into_trailers().ok().map(Ok)),
-            Err(error) => self.end_with(Some(Err(error))),
+            Ok(Err(other)) => {
+                // Nothing may follow trailers (RFC 9110, 6.5); something may follow a frame of a kind that
+                // nobody has thought of yet.
+                if other.is_trailers() {
+                    self.rest = None;
+                }
+                self.tail = Some(Ok(other));
+            }
+            Err(error) => {
+                self.rest = None;
+                self.tail = Some(Err(error));
+            }
         }
         Poll::Ready(Progress::More)
-    }
-
-    fn end_with(&mut self, tail: Option<Result<HeaderMap, B::Error>>) {
-        self.tail = tail;
-        self.rest = None;
     }
 
     fn keep(&mut self, data: Bytes, limit: usize) {
@@ -127,7 +130,7 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if let Some(tail) = self.tail.take() {
-            return Poll::Ready(Some(tail.map(Frame::trailers)));
+            return Poll::Ready(Some(tail));
         }
         match &mut self.rest {
             Some(rest) => {
@@ -175,6 +178,7 @@ mod tests {
     use std::task::Waker;
 
     use futures::stream;
+    use http::HeaderMap;
     use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;

@@ -1,21 +1,65 @@
-//! [`ReplayBody`]: a request's body, in a form that tells whether it can be sent a second time.
+//! [`ReplayBody`]: a request's body that can be sent a second time. [`Rewind`] is how.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::source::Source;
+use super::tee::{CannotRewind, Passed, Sender, Taker, tee};
 use crate::error::BoxError;
 
-/// The request body that the layer hands to the inner service.
+/// The request body that the layer hands to the inner service; of use by itself to whoever sends requests
+/// twice.
 ///
 /// A body that is wholly in memory is recognised without knowing its type: it is at its end already
 /// (`Empty`), or it is at its end after the first frame, which is at hand (`Full<Bytes>`). Its content is
 /// kept by reference count and sent again as the very same [`Bytes`], with the same exact length.
 ///
-/// Any other body streams through untouched.
+/// Any other body streams. After [`rewindable`](Self::rewindable), what passes is kept, up to a limit, and
+/// [`Rewind::rewind`] takes the body over at any time: before it was polled, in its middle, or at its end. The
+/// new body is what was kept and then the rest of the source. The old one, if it was not at its end, fails, which
+/// makes hyper close an HTTP/1.1 connection and reset an HTTP/2 stream. With feature `http2`, that reset says
+/// CANCEL.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::{BodyExt, StreamBody};
+/// use tower_credential_fallback::ReplayBody;
+/// # use futures::stream;
+/// # use http_body::Frame;
+/// # use std::convert::Infallible;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_credential_fallback::BoxError> {
+/// # let upload = StreamBody::new(stream::iter(
+/// #     ["one", "two"].map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from(text)))),
+/// # ));
+/// let (mut first, rewind) = ReplayBody::new(upload).rewindable(1024 * 1024);
+/// assert_eq!(first.frame().await.unwrap()?.into_data().unwrap(), "one");
+/// // The server has answered by now, and we want to send it again.
+/// let second = rewind.rewind()?;
+/// assert_eq!(second.collect().await?.to_bytes(), "onetwo");
+/// assert!(first.frame().await.unwrap().is_err());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Limits
+///
+/// - Data that is not [`Bytes`] is copied once, as it passes. `Bytes` are not, but for those of less than 512
+///   bytes behind the 64th: these are copied together, so that a body of single bytes costs no more than a few
+///   times its size.
+/// - A slice keeps the buffer alive that it was cut from, which may be larger than the limit.
+/// - A body that is taken over while the connection takes no more bytes (the server has answered and reads
+///   nothing) is taken over none the less, but the old one hears of it only when the connection goes on: until
+///   then, or until the server closes it, that connection stays open.
+/// - Nothing may follow trailers ([RFC 9110, 6.5](https://www.rfc-editor.org/rfc/rfc9110#section-6.5)): a body
+///   is at its end after them, and after an error.
 pub struct ReplayBody<B> {
     kind: Kind<B>,
 }
@@ -23,20 +67,12 @@ pub struct ReplayBody<B> {
 enum Kind<B> {
     /// The whole content; `None` once it was handed out, or if there is none.
     Memory(Option<Bytes>),
-    /// What the first poll brought, then the rest.
-    Stream { first: Option<Result<Frame<Bytes>, BoxError>>, rest: B },
-}
-
-impl<B> ReplayBody<B> {
-    /// A body that is this content and nothing else.
-    pub(crate) fn from_content(content: Bytes) -> Self {
-        Self { kind: Kind::Memory(Some(content).filter(|content| !content.is_empty())) }
-    }
-
-    /// A body that nothing is to be known of.
-    pub(crate) fn untouched(body: B) -> Self {
-        Self { kind: Kind::Stream { first: None, rest: body } }
-    }
+    Stream(Source<B>),
+    Rewindable(Sender<B>),
+    /// Another attempt sends the rest.
+    Taken {
+        is_told: bool,
+    },
 }
 
 impl<B> ReplayBody<B>
@@ -44,31 +80,116 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Polls `body` once to see whether all of it is at hand. If so, the content is returned as well.
+    /// Wraps a body. It is polled once, to see whether all of it is at hand.
     ///
-    /// A body that is not ready is left to the inner service, which registers its own waker. Nothing waits.
-    pub(crate) fn capture(mut body: B, cx: &mut Context<'_>) -> (Self, Option<Bytes>) {
+    /// A body that is not ready is left to whoever sends it. Nothing waits.
+    pub fn new(body: B) -> Self {
         if body.is_end_stream() {
-            return (Self::from_content(Bytes::new()), Some(Bytes::new()));
+            return Self::from_content(Bytes::new());
         }
-        let first = match Pin::new(&mut body).poll_frame(cx) {
-            Poll::Ready(Some(frame)) => frame.map(into_bytes_frame).map_err(Into::into),
-            Poll::Ready(None) => return (Self::from_content(Bytes::new()), Some(Bytes::new())),
-            Poll::Pending => return (Self::untouched(body), None),
-        };
-        match first {
-            Ok(frame) if frame.is_data() && body.is_end_stream() => {
-                let content = frame.into_data().unwrap_or_default();
-                (Self::from_content(content.clone()), Some(content))
+        let mut source = Source::new(body);
+        match source.read_ahead() {
+            Some(content) => Self::from_content(content),
+            None => Self { kind: Kind::Stream(source) },
+        }
+    }
+
+    /// Makes a body that can be sent again: keeps what passes, up to `limit` bytes of a streaming body.
+    ///
+    /// When more has passed, what was kept is let go, and the body streams on without a pause. Content that is
+    /// in memory counts towards no limit.
+    ///
+    /// As long as the answer is not known, each frame takes an uncontended lock; after [`Rewind::release`], none.
+    pub fn rewindable(self, limit: usize) -> (Self, Rewind<B>) {
+        match self.kind {
+            Kind::Memory(content) => {
+                let again = RewindKind::Memory(content.clone());
+                (Self { kind: Kind::Memory(content) }, Rewind(again))
             }
-            first => (Self { kind: Kind::Stream { first: Some(first), rest: body } }, None),
+            Kind::Stream(source) => {
+                let (sender, taker) = tee(source, limit);
+                (Self { kind: Kind::Rewindable(sender) }, Rewind(RewindKind::Stream(taker)))
+            }
+            kind @ (Kind::Rewindable(_) | Kind::Taken { .. }) => {
+                (Self { kind }, Rewind(RewindKind::AlreadyRewindable))
+            }
         }
     }
 }
 
-/// Takes a frame's data as one `Bytes`. For data that is `Bytes` already, nothing is copied.
-pub(super) fn into_bytes_frame<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
-    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+impl<B: Body> ReplayBody<B> {
+    /// A body that is sent once, and that nothing is to be known of.
+    pub(crate) fn untouched(body: B) -> Self {
+        Self { kind: Kind::Stream(Source::new(body)) }
+    }
+}
+
+impl<B> ReplayBody<B> {
+    /// What is still to be sent, if that is in memory.
+    pub fn content(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Memory(content) => Some(content.as_deref().unwrap_or_default()),
+            _ => None,
+        }
+    }
+
+    /// A body that is this content and nothing else.
+    fn from_content(content: Bytes) -> Self {
+        Self { kind: Kind::Memory(Some(content).filter(|content| !content.is_empty())) }
+    }
+}
+
+/// Takes a body over that was made [`rewindable`](ReplayBody::rewindable).
+///
+/// # Cancel safety
+///
+/// When it is dropped, nothing is kept any more, and the first body streams on. If that was
+/// [held](Self::hold), it fails instead: whoever held it has given up.
+#[must_use = "what passes of the body is kept until this is used or dropped"]
+pub struct Rewind<B>(RewindKind<B>);
+
+enum RewindKind<B> {
+    Memory(Option<Bytes>),
+    Stream(Taker<B>),
+    /// Another `Rewind` has the right to take it over.
+    AlreadyRewindable,
+}
+
+impl<B> Rewind<B> {
+    /// Stops the first body from being sent on, until it is decided who goes on.
+    ///
+    /// Without this, it could pass the limit while the second attempt is prepared.
+    ///
+    /// # Errors
+    ///
+    /// If the body cannot be sent again. Then it streams on.
+    pub fn hold(&self) -> Result<(), CannotRewind> {
+        match &self.0 {
+            RewindKind::Memory(_) => Ok(()),
+            RewindKind::Stream(taker) => taker.hold(),
+            RewindKind::AlreadyRewindable => Err(CannotRewind::AlreadyRewindable),
+        }
+    }
+
+    /// The body from its start. The first one, if it was not at its end, fails.
+    ///
+    /// # Errors
+    ///
+    /// If the body cannot be sent again. Then the first one streams on.
+    pub fn rewind(self) -> Result<ReplayBody<B>, CannotRewind> {
+        match self.0 {
+            RewindKind::Memory(content) => Ok(ReplayBody { kind: Kind::Memory(content) }),
+            RewindKind::Stream(taker) => taker.take().map(|source| ReplayBody { kind: Kind::Stream(source) }),
+            RewindKind::AlreadyRewindable => Err(CannotRewind::AlreadyRewindable),
+        }
+    }
+
+    /// Lets go of what was kept. The first body streams on, even if it was held.
+    pub fn release(self) {
+        if let RewindKind::Stream(taker) = self.0 {
+            taker.release();
+        }
+    }
 }
 
 impl<B> Body for ReplayBody<B>
@@ -83,38 +204,43 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.kind {
-            Kind::Memory(content) => Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
-            Kind::Stream { first, rest } => match first.take() {
-                Some(first) => Poll::Ready(Some(first)),
-                None => Pin::new(rest)
-                    .poll_frame(cx)
-                    .map(|frame| frame.map(|frame| frame.map(into_bytes_frame).map_err(Into::into))),
-            },
+        loop {
+            self.kind = match &mut self.kind {
+                Kind::Memory(content) => {
+                    return Poll::Ready(content.take().map(|content| Ok(Frame::data(content))));
+                }
+                Kind::Stream(source) => return source.poll_frame(cx),
+                Kind::Rewindable(sender) => match sender.poll_frame(cx) {
+                    Passed::Frame(frame) => return frame,
+                    Passed::LetGo(source) => Kind::Stream(source),
+                    Passed::Taken => Kind::Taken { is_told: sender.is_end_stream() },
+                },
+                Kind::Taken { is_told } => {
+                    let was_told = mem::replace(is_told, true);
+                    return Poll::Ready((!was_told).then(|| Err(TakenOver::new().into())));
+                }
+            };
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Memory(content) => content.is_none(),
-            Kind::Stream { first, rest } => first.is_none() && rest.is_end_stream(),
+            Kind::Stream(source) => source.is_end_stream(),
+            Kind::Rewindable(sender) => sender.is_end_stream(),
+            Kind::Taken { is_told } => *is_told,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Memory(content) => SizeHint::with_exact(content.as_ref().map_or(0, len)),
-            Kind::Stream { first: Some(Ok(frame)), rest } => {
-                rest.size_hint() + SizeHint::with_exact(frame.data_ref().map_or(0, len))
-            }
-            Kind::Stream { rest, .. } => rest.size_hint(),
+            // `usize` is no wider than `u64` on any platform of Rust.
+            Kind::Memory(content) => SizeHint::with_exact(content.as_ref().map_or(0, Bytes::len) as u64),
+            Kind::Stream(source) => source.size_hint(),
+            Kind::Rewindable(sender) => sender.size_hint(),
+            Kind::Taken { .. } => SizeHint::default(),
         }
     }
-}
-
-/// `Bytes` is at most `usize::MAX` long, which fits in `u64` wherever this crate compiles.
-fn len(bytes: &Bytes) -> u64 {
-    bytes.len() as u64
 }
 
 impl<B> Default for ReplayBody<B> {
@@ -124,112 +250,57 @@ impl<B> Default for ReplayBody<B> {
     }
 }
 
+/// What the first body ends in when the second takes over.
+#[derive(Debug)]
+struct TakenOver {
+    /// hyper resets a stream with the reason that it finds among the causes of a body's error.
+    #[cfg(feature = "http2")]
+    reset: h2::Error,
+}
+
+impl TakenOver {
+    fn new() -> Self {
+        Self {
+            // "The stream is no longer needed" (RFC 9113, 7).
+            #[cfg(feature = "http2")]
+            reset: h2::Reason::CANCEL.into(),
+        }
+    }
+}
+
+impl fmt::Display for TakenOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request's body is being sent again from its start")
+    }
+}
+
+impl StdError for TakenOver {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        #[cfg(feature = "http2")]
+        return Some(&self.reset);
+        #[cfg(not(feature = "http2"))]
+        None
+    }
+}
+
 impl<B> fmt::Debug for ReplayBody<B> {
     /// The content is the caller's own and is not shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
             Kind::Memory(_) => "memory",
-            Kind::Stream { .. } => "stream",
+            Kind::Stream(_) => "stream",
+            Kind::Rewindable(_) => "rewindable stream",
+            Kind::Taken { .. } => "taken over",
         };
         f.debug_struct("ReplayBody").field("kind", &kind).finish_non_exhaustive()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-    use std::task::Waker;
-
-    use futures::StreamExt;
-    use http::HeaderMap;
-    use http_body_util::{BodyExt, Empty, Full, StreamBody, channel::Channel};
-
-    use super::*;
-
-    fn capture<B>(body: B) -> (ReplayBody<B>, Option<Bytes>)
-    where
-        B: Body + Unpin,
-        B::Error: Into<BoxError>,
-    {
-        ReplayBody::capture(body, &mut Context::from_waker(Waker::noop()))
-    }
-
-    #[test]
-    fn a_body_in_memory_is_kept_as_the_very_same_bytes() {
-        let content = Bytes::from(vec![7; 4096]);
-        let (body, kept) = capture(Full::new(content.clone()));
-        assert_eq!(kept.as_ref().map(|kept| kept.as_ptr()), Some(content.as_ptr()));
-        assert_eq!(body.size_hint().exact(), Some(4096));
-        assert!(!body.is_end_stream());
-    }
-
-    #[tokio::test]
-    async fn an_empty_body_is_at_its_end_at_once_before_and_after_the_replay() {
-        let (body, kept) = capture(Empty::<Bytes>::new());
-        assert!(body.is_end_stream());
-        assert_eq!(body.size_hint().exact(), Some(0));
-        let again = ReplayBody::<Empty<Bytes>>::from_content(kept.unwrap());
-        assert!(again.is_end_stream());
-        assert_eq!(again.collect().await.unwrap().to_bytes(), Bytes::new());
-        assert!(capture(Full::new(Bytes::new())).1.is_some());
-    }
-
-    #[tokio::test]
-    async fn a_stream_passes_untouched_frame_for_frame_with_its_trailers() {
-        let mut trailers = HeaderMap::new();
-        trailers.insert("x-sum", "9".parse().unwrap());
-        let frames = [
-            Frame::data(Bytes::from_static(b"one")),
-            Frame::data(Bytes::from_static(b"two")),
-            Frame::trailers(trailers.clone()),
-        ];
-        let stream = futures::stream::iter(frames.map(Ok::<_, Infallible>));
-        let (mut body, kept) = capture(StreamBody::new(stream));
-        assert!(kept.is_none());
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "two");
-        assert_eq!(body.frame().await.unwrap().unwrap().into_trailers().unwrap(), trailers);
-        assert!(body.frame().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_not_ready_is_left_to_the_inner_service() {
-        let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
-        let (mut body, kept) = capture(body);
-        assert!(kept.is_none());
-        sender.send_data(Bytes::from_static(b"late")).await.unwrap();
-        drop(sender);
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "late");
-        assert!(body.frame().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_source_error_is_passed_on_and_never_taken_for_the_end() {
-        let stream = futures::stream::iter([Err::<Frame<Bytes>, _>(std::io::Error::other("disk"))]);
-        let (body, kept) = capture(StreamBody::new(stream.chain(futures::stream::pending())));
-        assert!(kept.is_none());
-        assert_eq!(body.collect().await.unwrap_err().to_string(), "disk");
-    }
-
-    #[test]
-    fn a_stream_with_a_known_length_keeps_it_after_its_first_frame_was_taken() {
-        struct Known(u64);
-        impl Body for Known {
-            type Data = Bytes;
-            type Error = Infallible;
-            fn poll_frame(
-                mut self: Pin<&mut Self>,
-                _: &mut Context<'_>,
-            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-                self.0 -= 3;
-                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"abc")))))
-            }
-            fn size_hint(&self) -> SizeHint {
-                SizeHint::with_exact(self.0)
-            }
-        }
-        let (body, kept) = capture(Known(9));
-        assert!(kept.is_none());
-        assert_eq!(body.size_hint().exact(), Some(9));
+impl<B> fmt::Debug for Rewind<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rewind").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

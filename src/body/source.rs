@@ -1,0 +1,124 @@
+//! [`Source`]: what is still to come of a body, some of which may have been read before.
+
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+
+use super::kept::Kept;
+use crate::error::BoxError;
+
+/// First what was read before, then the rest of the body.
+pub(super) struct Source<B> {
+    before: Kept,
+    /// The one frame, or error, that was read to see what kind of body this is.
+    ahead: Option<Result<Frame<Bytes>, BoxError>>,
+    /// `None` once it has ended or failed, so that it is never asked again.
+    rest: Option<B>,
+    /// Whether the length was known at first. A body that was sent in chunks is sent in chunks again, even if
+    /// its length is known by then: with a content-length, it could have no trailers.
+    is_exact: bool,
+}
+
+impl<B> Source<B> {
+    /// Nothing is to come but this error.
+    pub(super) fn failed(error: BoxError) -> Self {
+        Self { before: Kept::default(), ahead: Some(Err(error)), rest: None, is_exact: false }
+    }
+
+    /// Puts back what was read of it.
+    pub(super) fn put_before(&mut self, mut passed: Kept) {
+        passed.append(mem::take(&mut self.before));
+        self.before = passed;
+    }
+}
+
+impl<B: Body> Source<B> {
+    pub(super) fn new(rest: B) -> Self {
+        let is_exact = rest.size_hint().exact().is_some();
+        Self { before: Kept::default(), ahead: None, rest: Some(rest), is_exact }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.before.is_empty() && self.ahead.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let ahead = match &self.ahead {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            // How much the failed body still had to come is not known.
+            Some(Err(_)) => return SizeHint::default(),
+            None => 0,
+        };
+        // All of it is in memory, and `usize` is no wider than `u64` on any platform of Rust.
+        let read = (self.before.len() + ahead) as u64;
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::default();
+        hint.set_lower(read.saturating_add(rest.lower()));
+        match rest.upper() {
+            Some(upper) if self.is_exact || upper != rest.lower() => {
+                hint.set_upper(read.saturating_add(upper));
+            }
+            _ => {}
+        }
+        hint
+    }
+}
+
+impl<B> Source<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Reads the first frame, if it is there, and returns the content if that was all of it.
+    pub(super) fn read_ahead(&mut self) -> Option<Bytes> {
+        // A body that is not ready is polled again by whoever sends it, with a waker of its own. So nobody
+        // needs to be woken here.
+        let Poll::Ready(first) = self.poll_frame(&mut Context::from_waker(Waker::noop())) else {
+            return None;
+        };
+        let is_last = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        match first.map(|frame| frame.map(Frame::into_data)) {
+            None => Some(Bytes::new()),
+            Some(Ok(Ok(content))) if is_last => Some(content),
+            Some(Ok(Ok(data))) => {
+                self.ahead = Some(Ok(Frame::data(data)));
+                None
+            }
+            Some(Ok(Err(other))) => {
+                self.ahead = Some(Ok(other));
+                None
+            }
+            Some(Err(error)) => {
+                self.ahead = Some(Err(error));
+                None
+            }
+        }
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(frame) = self.before.pop() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(ahead) = self.ahead.take() {
+            return Poll::Ready(Some(ahead));
+        }
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(rest).poll_frame(cx));
+        // Nothing may follow trailers (RFC 9110, 6.5), nor an error.
+        if !matches!(&frame, Some(Ok(frame)) if !frame.is_trailers()) {
+            self.rest = None;
+        }
+        Poll::Ready(frame.map(|frame| frame.map(into_bytes_frame).map_err(Into::into)))
+    }
+}
+
+/// Takes a frame's data as one `Bytes`. For data that is `Bytes` already, nothing is copied.
+pub(super) fn into_bytes_frame<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
+    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+}
