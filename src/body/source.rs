@@ -17,15 +17,15 @@ pub(super) struct Source<B> {
     ahead: Option<Result<Frame<Bytes>, BoxError>>,
     /// `None` once it has ended or failed, so that it is never asked again.
     rest: Option<B>,
-    /// Whether the length was known at first. A body that was sent in chunks is sent in chunks again, even if
+    /// The length, if it was known at first. A body that was sent in chunks is sent in chunks again, even if
     /// its length is known by then: with a content-length, it could have no trailers.
-    is_exact: bool,
+    length: Option<u64>,
 }
 
 impl<B> Source<B> {
     /// Nothing is to come but this error.
     pub(super) fn failed(error: BoxError) -> Self {
-        Self { before: Kept::default(), ahead: Some(Err(error)), rest: None, is_exact: false }
+        Self { before: Kept::default(), ahead: Some(Err(error)), rest: None, length: None }
     }
 
     /// Puts back what was read of it.
@@ -37,8 +37,8 @@ impl<B> Source<B> {
 
 impl<B: Body> Source<B> {
     pub(super) fn new(rest: B) -> Self {
-        let is_exact = rest.size_hint().exact().is_some();
-        Self { before: Kept::default(), ahead: None, rest: Some(rest), is_exact }
+        let length = rest.size_hint().exact();
+        Self { before: Kept::default(), ahead: None, rest: Some(rest), length }
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -48,8 +48,8 @@ impl<B: Body> Source<B> {
     pub(super) fn size_hint(&self) -> SizeHint {
         let ahead = match &self.ahead {
             Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
-            // How much the failed body still had to come is not known.
-            Some(Err(_)) => return SizeHint::default(),
+            // It failed before it brought anything: its length is still what it said.
+            Some(Err(_)) => return self.length.map_or_else(SizeHint::default, SizeHint::with_exact),
             None => 0,
         };
         // All of it is in memory, and `usize` is no wider than `u64` on any platform of Rust.
@@ -58,7 +58,7 @@ impl<B: Body> Source<B> {
         let mut hint = SizeHint::default();
         hint.set_lower(read.saturating_add(rest.lower()));
         match rest.upper() {
-            Some(upper) if self.is_exact || upper != rest.lower() => {
+            Some(upper) if self.length.is_some() || upper != rest.lower() => {
                 hint.set_upper(read.saturating_add(upper));
             }
             _ => {}
