@@ -149,6 +149,14 @@ impl<P, E> CredentialFallbackLayer<P, E> {
         self
     }
 
+    pub(crate) fn shared(&self) -> Arc<Shared<P, E>> {
+        Arc::new(Shared {
+            primary: Arc::clone(&self.primary),
+            fallback: Arc::clone(&self.fallback),
+            policy: self.policy.clone(),
+        })
+    }
+
     /// Origins that a credential may be sent to over plaintext, beside loopback. Default: none.
     ///
     /// Anyone on the way can then read it. It is meant for a network that encrypts by itself, such as a
@@ -184,12 +192,7 @@ impl<S, P, E> Layer<S> for CredentialFallbackLayer<P, E> {
     type Service = CredentialFallback<S, P, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let shared = Shared {
-            primary: Arc::clone(&self.primary),
-            fallback: Arc::clone(&self.fallback),
-            policy: self.policy.clone(),
-        };
-        CredentialFallback::new(inner, Arc::new(shared))
+        CredentialFallback::new(inner, self.shared())
     }
 }
 

@@ -92,6 +92,8 @@ mod outcome;
 mod policy;
 mod preference;
 pub mod provider;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
 mod service;
 
 pub use body::{CannotRewind, PeekBody, ReplayBody, Rewind};

@@ -114,10 +114,14 @@ struct AcceptedFallback;
 impl Outcome {
     /// What happened on the way to `response`.
     pub fn of<B>(response: &Response<B>) -> &Self {
+        Self::of_extensions(response.extensions())
+    }
+
+    /// The same for a response of another type, such as reqwest's, that has these extensions.
+    pub fn of_extensions(extensions: &Extensions) -> &Self {
         static PRIMARY: Outcome = Outcome::accepted(Slot::Primary);
         static FALLBACK: Outcome = Outcome::accepted(Slot::Fallback);
 
-        let extensions = response.extensions();
         match extensions.get::<Self>() {
             Some(outcome) => outcome,
             None if extensions.get::<AcceptedFallback>().is_some() => &FALLBACK,

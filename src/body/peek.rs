@@ -51,6 +51,16 @@ impl<B: Body> PeekBody<B> {
         self.rest.is_none()
     }
 
+    /// The inner body, if nothing was taken off it.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn into_unlooked(mut self) -> Result<B, Self> {
+        let is_touched = self.first.is_some() || !self.more.is_empty() || self.tail.is_some();
+        match self.rest.take() {
+            Some(rest) if !is_touched => Ok(rest),
+            rest => Err(Self { rest, ..self }),
+        }
+    }
+
     /// The first bytes, `limit` at the most.
     pub(crate) fn prefix(&self, limit: usize) -> &[u8] {
         let seen = match &self.first {

@@ -133,6 +133,15 @@ impl<B> ReplayBody<B> {
         }
     }
 
+    /// The content that is still to be sent, or the body again if that is not in memory.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn into_content(self) -> Result<Bytes, Self> {
+        match self.kind {
+            Kind::Memory(content) => Ok(content.unwrap_or_default()),
+            kind => Err(Self { kind }),
+        }
+    }
+
     /// A body that is this content and nothing else.
     fn from_content(content: Bytes) -> Self {
         Self { kind: Kind::Memory(Some(content).filter(|content| !content.is_empty())) }

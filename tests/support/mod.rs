@@ -43,6 +43,7 @@ impl Server {
             let mut running = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
+                stream.set_nodelay(true).unwrap();
                 let handler = handler.clone();
                 running.spawn(async move {
                     let service = hyper::service::service_fn(move |request| {
@@ -87,7 +88,10 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    Client::builder(TokioExecutor::new()).http2_only(matches!(protocol, Protocol::Http2)).build_http()
+    let mut connector = HttpConnector::new();
+    // Or each window of an HTTP/2 upload waits for the other side's delayed acknowledgement.
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).http2_only(matches!(protocol, Protocol::Http2)).build(connector)
 }
 
 pub fn full(text: impl Into<Bytes>) -> Body {
