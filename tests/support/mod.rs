@@ -51,7 +51,7 @@ impl Server {
                         async move { Ok::<_, Infallible>(answer.await) }
                     });
                     let server = auto::Builder::new(TokioExecutor::new());
-                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
                 });
             }
         });
