@@ -47,7 +47,8 @@
 //!
 //! A body that reqwest can clone (a text, bytes, JSON, a form) reaches reqwest as such in both attempts, so its own
 //! handling of a 307 or of a refused HTTP/2 stream stays as it is. Streams, files and multipart forms go through
-//! [`ReplayBody`](crate::ReplayBody).
+//! [`ReplayBody`](crate::ReplayBody). (reqwest-retry fails a call with such a body, wherever it stands in the stack:
+//! send uploads without it. [`FallbackMiddleware`] is cheap to clone, and clones share what they have learnt.)
 //!
 //! # Redirects
 //!
