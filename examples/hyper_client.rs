@@ -4,8 +4,10 @@
 //! `cargo run --example hyper_client --features simulator`
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -33,11 +35,7 @@ async fn main() -> Result<(), BoxError> {
     let mints = Client::builder(TokioExecutor::new()).build_http();
     let app = OAuthApp::new(region.clone(), &app.client_id, &app.key_id, &app.private_key_pem)?;
     let client = ServiceBuilder::new()
-        .layer(
-            coze::oauth_app(&app, mints, person.as_str(), enterprise.as_str())?
-                // Uploads of up to this size can be sent again however late they are refused.
-                .with_replay_limit(16 * 1024 * 1024),
-        )
+        .layer(coze::oauth_app(&app, mints, person.as_str(), enterprise.as_str())?)
         .service(Client::builder(TokioExecutor::new()).build_http());
 
     for when in ["before", "after"] {
@@ -80,7 +78,7 @@ where
     Ok(())
 }
 
-/// A file of 8 MiB that is never in memory as a whole.
+/// A recording of 8 MiB that is never in memory as a whole. It comes slowly, as recordings do.
 fn upload(region: &Region) -> Result<Request<UnsyncBoxBody<Bytes, io::Error>>, BoxError> {
     const PIECES: usize = 128;
     const PIECE: usize = 64 * 1024;
@@ -89,7 +87,10 @@ fn upload(region: &Region) -> Result<Request<UnsyncBoxBody<Bytes, io::Error>>, B
     let pieces = std::iter::once(Bytes::from(start))
         .chain((0..PIECES).map(|nth| Bytes::from(vec![nth as u8; PIECE])))
         .chain([Bytes::from(end)]);
-    let stream = futures::stream::iter(pieces.map(|piece| Ok(Frame::data(piece))));
+    let stream = futures::stream::iter(pieces).then(|piece| async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(Frame::data(piece))
+    });
     Ok(Request::post(format!("{}/v1/files/upload", region.base_url()))
         .header(CONTENT_TYPE, "multipart/form-data; boundary=cut")
         .header(CONTENT_LENGTH, start.len() + PIECES * PIECE + end.len())
