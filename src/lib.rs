@@ -49,24 +49,30 @@
 //! | which credential first? | [`Order`], [`CredentialChoice`], [`ResourceKey`] |
 //! | what happened? | [`Outcome`] |
 //! | where may a credential go? | [`CredentialFallbackLayer::with_origins`] |
+//! | what of streaming uploads? | [`ReplayBody`], [`with_replay_limit`](CredentialFallbackLayer::with_replay_limit) |
 //!
 //! # Features
 //!
-//! None is on by default.
+//! Only `http2` is on by default.
 //!
 //! | feature | adds |
 //! | --- | --- |
+//! | `http2` | an upload that was refused on HTTP/2 and is sent again is reset with CANCEL, not INTERNAL_ERROR |
 //! | `json` | `JsonCodeClassifier`: refusals told by a code in a JSON answer |
 //! | `jwt` | `JwtBearer`: tokens minted with a signed assertion (RFC 7523) |
 //! | `coze` | `coze`: the preset for the Coze OpenAPI; with `jwt` also for its OAuth apps |
 //! | `simulator` | `coze::simulator`: a local Coze to rehearse a migration on |
+//! | `reqwest` | `reqwest`: a middleware for reqwest-middleware, and reqwest's clients as inner services |
 //! | `follow-redirect` | sees where tower-http's `FollowRedirect` went: turn it on if you put that inside |
 //!
 //! # Limits
 //!
-//! - A request body is replayed if it is wholly in memory when the call starts (`Empty`, `Full<Bytes>`, and
-//!   boxes of them). A streaming body is sent once; if it is refused, the caller gets the refusal, and the
-//!   other credential goes first the next time.
+//! - A streaming request body is replayed if it is refused before more of it was sent than
+//!   [`with_replay_limit`](CredentialFallbackLayer::with_replay_limit) keeps. If not, the caller gets the refusal, and
+//!   the other credential goes first the next time. Bodies in memory (`Empty`, `Full<Bytes>`, and boxes of
+//!   them) are always replayed.
+//! - An HTTP/1.1 server that refuses an upload and closes the connection at once may be seen as a broken
+//!   connection, if the upload is in full flow: then there is no refusal, but an error of the transport.
 //! - Request and response bodies have to be `Unpin`; box those that are not.
 //! - A content-encoded answer is judged by its status: put decompression inside.
 //! - URIs in origin form (`/path`) name no host, so neither the plaintext guard nor

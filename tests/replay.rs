@@ -205,7 +205,7 @@ impl Read {
         true
     }
 
-    fn to_end(mut self, body: &mut ReplayBody<Scripted>) -> Self {
+    fn read_on(mut self, body: &mut ReplayBody<Scripted>) -> Self {
         for _ in 0..1_000 {
             if !self.poll(body) {
                 return self;
@@ -264,12 +264,12 @@ fn replay_by_hand(case: &Case) {
             if case.is_exact {
                 assert_eq!(second.size_hint().exact(), Some(case.content().len() as u64));
             }
-            assert_eq!(Read::default().to_end(&mut second), whole, "the second attempt sends the original");
+            assert_eq!(Read::default().read_on(&mut second), whole, "the second attempt sends the original");
             assert!(second.is_end_stream());
             if let Some(mut first) = first {
                 let is_over = has_ended || first.is_end_stream();
                 let was = sent.clone();
-                let first = sent.to_end(&mut first);
+                let first = sent.read_on(&mut first);
                 if is_in_memory {
                     assert_eq!(first, whole);
                 } else {
@@ -283,17 +283,17 @@ fn replay_by_hand(case: &Case) {
             assert!(too_large || sent.has_failed);
             assert_eq!(because, if too_large { CannotRewind::TooLarge } else { expected });
             if let Some(mut first) = first {
-                assert_eq!(sent.to_end(&mut first), whole, "the first goes on alone");
+                assert_eq!(sent.read_on(&mut first), whole, "the first goes on alone");
             }
         }
         None => {
             let mut first = first.expect("it was not dropped");
             if case.then == Then::HoldAndGiveUp && held.is_ok() && !is_in_memory {
-                let end = sent.clone().to_end(&mut first);
+                let end = sent.clone().read_on(&mut first);
                 assert_eq!(end.content, sent.content);
                 assert!(end.has_failed || is_whole(&end, &whole), "cut off and taken for whole: {end:?}");
             } else {
-                assert_eq!(sent.to_end(&mut first), whole, "the first goes on alone");
+                assert_eq!(sent.read_on(&mut first), whole, "the first goes on alone");
             }
         }
     }
@@ -339,7 +339,7 @@ impl Service<Request<ReplayBody<Scripted>>> for Refusing {
                 });
                 read
             } else {
-                Read::default().to_end(&mut body)
+                Read::default().read_on(&mut body)
             };
             attempts.lock().unwrap().push(read);
             let status = if is_first { 401 } else { 200 };

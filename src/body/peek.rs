@@ -51,14 +51,11 @@ impl<B: Body> PeekBody<B> {
         self.rest.is_none()
     }
 
-    /// The inner body, if nothing was taken off it.
+    /// The inner body, if nothing of it is held here.
     #[cfg(feature = "reqwest")]
-    pub(crate) fn into_unlooked(mut self) -> Result<B, Self> {
+    pub(crate) fn take_untouched(&mut self) -> Option<B> {
         let is_touched = self.first.is_some() || !self.more.is_empty() || self.tail.is_some();
-        match self.rest.take() {
-            Some(rest) if !is_touched => Ok(rest),
-            rest => Err(Self { rest, ..self }),
-        }
+        self.rest.take_if(|_| !is_touched)
     }
 
     /// The first bytes, `limit` at the most.

@@ -67,7 +67,7 @@ pub struct ReplayBody<B> {
 enum Kind<B> {
     /// The whole content; `None` once it was handed out, or if there is none.
     Memory(Option<Bytes>),
-    Stream(Source<B>),
+    Stream(Box<Source<B>>),
     Rewindable(Sender<B>),
     /// Another attempt sends the rest.
     Taken {
@@ -90,7 +90,7 @@ where
         let mut source = Source::new(body);
         match source.read_ahead() {
             Some(content) => Self::from_content(content),
-            None => Self { kind: Kind::Stream(source) },
+            None => Self { kind: Kind::Stream(Box::new(source)) },
         }
     }
 
@@ -120,7 +120,7 @@ where
 impl<B: Body> ReplayBody<B> {
     /// A body that is sent once, and that nothing is to be known of.
     pub(crate) fn untouched(body: B) -> Self {
-        Self { kind: Kind::Stream(Source::new(body)) }
+        Self { kind: Kind::Stream(Box::new(Source::new(body))) }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::BoxError;
 /// Handing the body over by the first attempt's own doing would need no lock. But an attempt whose connection
 /// takes no more bytes does not look at its body again, so it would never hear that it is to let go.
 pub(super) struct Tee<B> {
-    source: Option<Source<B>>,
+    source: Option<Box<Source<B>>>,
     kept: Kept,
     /// Bytes.
     limit: usize,
@@ -77,14 +77,14 @@ pub(super) struct Sender<B> {
 pub(super) enum Passed<B> {
     Frame(Poll<Option<Result<Frame<Bytes>, BoxError>>>),
     /// The body is the first attempt's alone from now on.
-    LetGo(Source<B>),
+    LetGo(Box<Source<B>>),
     Taken,
 }
 
 /// The other end: it can take the body back.
 pub(super) struct Taker<B>(Arc<Mutex<Tee<B>>>);
 
-pub(super) fn tee<B: Body>(source: Source<B>, limit: usize) -> (Sender<B>, Taker<B>) {
+pub(super) fn tee<B: Body>(source: Box<Source<B>>, limit: usize) -> (Sender<B>, Taker<B>) {
     let is_end_stream = source.is_end_stream();
     let tee = Tee { source: Some(source), kept: Kept::default(), limit, state: State::Keeping, sender: None };
     let tee = Arc::new(Mutex::new(tee));
@@ -97,7 +97,7 @@ fn lock<B>(tee: &Mutex<Tee<B>>) -> MutexGuard<'_, Tee<B>> {
         tee.clear_poison();
         let mut tee = poisoned.into_inner();
         tee.let_go(Some(CannotRewind::Failed));
-        tee.source = Some(Source::failed("the request's body panicked".into()));
+        tee.source = Some(Box::new(Source::failed("the request's body panicked".into())));
         tee
     })
 }
@@ -166,7 +166,7 @@ where
         match tee.state {
             State::Keeping => {
                 let polled = tee.poll_keeping(cx);
-                self.is_end_stream = tee.source.as_ref().is_none_or(Source::is_end_stream);
+                self.is_end_stream = tee.source.as_deref().is_none_or(Source::is_end_stream);
                 Passed::Frame(polled)
             }
             State::Held => {
@@ -185,7 +185,7 @@ impl<B: Body> Sender<B> {
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        lock(&self.tee).source.as_ref().map_or_else(SizeHint::default, Source::size_hint)
+        lock(&self.tee).source.as_deref().map_or_else(SizeHint::default, Source::size_hint)
     }
 }
 
@@ -195,7 +195,7 @@ impl<B> Taker<B> {
     }
 
     /// All of the body: what has passed, and what is to come.
-    pub(super) fn take(self) -> Result<Source<B>, CannotRewind> {
+    pub(super) fn take(self) -> Result<Box<Source<B>>, CannotRewind> {
         let mut tee = lock(&self.0);
         tee.hold()?;
         let passed = mem::take(&mut tee.kept);

@@ -15,10 +15,8 @@ impl From<ReplayBody<Body>> for Body {
 }
 
 impl From<PeekBody<Body>> for Body {
-    fn from(body: PeekBody<Body>) -> Self {
-        match body.into_unlooked() {
-            Ok(inner) => inner,
-            Err(looked_at) => Self::wrap(looked_at),
-        }
+    /// What was not looked at is reqwest's own body again.
+    fn from(mut body: PeekBody<Body>) -> Self {
+        body.take_untouched().unwrap_or_else(|| Self::wrap(body))
     }
 }
