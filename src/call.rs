@@ -12,8 +12,9 @@ use crate::classify::Decision;
 use crate::credential::Credential;
 use crate::error::{BoxError, Error};
 use crate::layer::Shared;
+use crate::observe::{CallEvent, Ending, Watch};
 use crate::origin::led_to_another_origin;
-use crate::outcome::{NoReplay, Outcome};
+use crate::outcome::{Attempt, NoReplay, Outcome};
 use crate::policy::Policy;
 use crate::preference::{CredentialChoice, Order, Slot};
 use crate::provider::{AuthProvider, CredentialError, CredentialFuture};
@@ -26,6 +27,8 @@ pub(crate) struct Call<B> {
     pub(crate) may_peek: bool,
     /// The resource, as the memory knows it.
     key: Option<u64>,
+    /// The slot that is known to serve it.
+    known: Option<Slot>,
     /// Why a refusal of the first attempt would be final; `None` if a second attempt may follow.
     pub(crate) final_because: Option<NoReplay>,
     /// The request's head, if a second attempt may follow.
@@ -34,6 +37,11 @@ pub(crate) struct Call<B> {
     pub(crate) rewind: Option<Rewind<B>>,
     /// The credential of the attempt under way; `None` if it bears none.
     pub(crate) sent: Option<(Slot, Credential)>,
+    pub(crate) watch: Watch,
+    /// Whether a request with it has been sent and not been answered.
+    is_under_way: bool,
+    /// Whether its end has been told.
+    has_ended: bool,
 }
 
 /// What follows from a judgement.
@@ -49,11 +57,20 @@ impl<B> Call<B> {
             uri: request.uri().clone(),
             may_peek: !matches!(*request.method(), Method::HEAD | Method::CONNECT),
             key: None,
+            known: None,
             final_because: None,
             snapshot: None,
             rewind: None,
             sent: None,
+            watch: Watch::default(),
+            is_under_way: false,
+            has_ended: false,
         }
+    }
+
+    /// It is polled for the first time.
+    pub(crate) fn begin(&mut self, policy: &Policy, method: &Method) {
+        self.watch = Watch::begin(&policy.observers, method, &self.uri);
     }
 
     /// Says which slot comes first, and notes whether the other may follow.
@@ -61,11 +78,12 @@ impl<B> Call<B> {
     /// `content` is the request's body, if that is in memory.
     pub(crate) fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
         self.key = policy.key(head, content.unwrap_or_default());
-        let known = self.key.map(|key| policy.memory.recall(key));
+        let known = self.key.map(|key| policy.live.memory.recall(key));
+        self.known = known.map(|known| known.slot);
         let (slot, is_only) = match head.extensions.get() {
             Some(CredentialChoice::First(slot)) => (*slot, false),
             Some(CredentialChoice::Only(slot)) => (*slot, true),
-            None => match policy.order {
+            None => match policy.live.order() {
                 Order::Adaptive => (known.map_or(Slot::Primary, |known| known.slot), false),
                 Order::PrimaryFirst => (Slot::Primary, false),
                 Order::FallbackFirst => (Slot::Fallback, false),
@@ -84,7 +102,13 @@ impl<B> Call<B> {
     }
 
     /// The first provider failed: says whose turn it is, unless both have failed or there is only one.
-    pub(crate) fn turn_to_other(&mut self, slot: Slot, error: CredentialError) -> Result<Slot, Error> {
+    pub(crate) fn turn_to_other(
+        &mut self,
+        policy: &Policy,
+        slot: Slot,
+        error: CredentialError,
+    ) -> Result<Slot, Error> {
+        self.note_unavailable(policy, slot, &error);
         if let Some((first, cause)) = self.outcome.unavailable() {
             return Err(Error::no_credential((first, cause.clone()), Some((slot, error))));
         }
@@ -113,12 +137,16 @@ impl<B> Call<B> {
         let slot = self.sent_slot();
         self.outcome.record(slot, rejection);
         let is_second = self.outcome.attempts().count() == 2;
+        self.is_under_way = false;
+        self.watch.event(CallEvent::Answered { slot, status: answer.head.status, refused: rejection });
         let Some(rejection) = rejection else {
-            if let (Some(key), true) = (self.key, is_second) {
-                policy.memory.learn(key, slot);
+            if let Some(key) = self.key.filter(|_| self.known != Some(slot)) {
+                policy.live.memory.learn(key, slot);
             }
-            return Step::Answer(self.finish(answer));
+            policy.live.stats.accepted(slot, self.key, is_second);
+            return Step::Answer(self.finish(policy, answer));
         };
+        policy.live.stats.refused(slot, &rejection);
 
         if led_to_another_origin(&self.uri, &answer.head.extensions) {
             // Whoever refused there never was to see our credential: it says nothing about it.
@@ -128,12 +156,12 @@ impl<B> Call<B> {
         }
         if is_second {
             if let Some(key) = self.key {
-                policy.memory.cool(key, policy.cooldown);
+                policy.live.memory.cool(key, policy.cooldown);
             }
-            return Step::Answer(self.finish(answer));
+            return Step::Answer(self.finish(policy, answer));
         }
         if let Some(reason) = self.final_because.take() {
-            return Step::Answer(self.refuse(answer, reason));
+            return Step::Answer(self.refuse(policy, answer, reason));
         }
         // Held from here on: it must not pass the limit while the second attempt is prepared.
         match self.rewind.as_ref().map_or(Ok(()), Rewind::hold) {
@@ -141,9 +169,9 @@ impl<B> Call<B> {
             Err(reason) => {
                 if let Some(key) = self.key {
                     // We cannot send it again, but the caller may: then the other goes first.
-                    policy.memory.learn(key, slot.other());
+                    policy.live.memory.learn(key, slot.other());
                 }
-                Step::Answer(self.refuse(answer, reason.into()))
+                Step::Answer(self.refuse(policy, answer, reason.into()))
             }
         }
     }
@@ -168,26 +196,82 @@ impl<B> Call<B> {
     /// The answer is a refusal, and stays the last word.
     pub(crate) fn refuse<RB: Body>(
         &mut self,
+        policy: &Policy,
         refused: Answer<RB>,
         reason: NoReplay,
     ) -> Response<PeekBody<RB>> {
+        policy.live.stats.not_replayed(&reason);
+        self.watch.event(CallEvent::NotReplayed { reason: &reason });
         self.outcome.record_no_replay(reason);
-        self.finish(refused)
+        self.finish(policy, refused)
     }
 
     /// The other provider's credential, if it may be shown.
     pub(crate) fn accept_other(
-        &self,
+        &mut self,
+        policy: &Policy,
         given: <CredentialFuture as Future>::Output,
     ) -> Result<Credential, NoReplay> {
-        let credential = given?;
+        let credential =
+            given.inspect_err(|error| self.note_unavailable(policy, self.sent_slot().other(), error))?;
         match &self.sent {
             Some((_, sent)) if sent.is_same_secret(&credential) => Err(NoReplay::SameCredential),
             _ => Ok(credential),
         }
     }
 
-    pub(crate) fn finish<RB: Body>(&mut self, answer: Answer<RB>) -> Response<PeekBody<RB>> {
+    fn note_unavailable(&mut self, policy: &Policy, slot: Slot, error: &CredentialError) {
+        policy.live.stats.unavailable(slot);
+        self.watch.event(CallEvent::Unavailable { slot, error });
+    }
+
+    /// A request is about to be sent with this credential.
+    pub(crate) fn send(&mut self, policy: &Policy, slot: Slot, credential: Credential) {
+        let is_replay = self.sent.replace((slot, credential)).is_some();
+        if is_replay {
+            policy.live.stats.replayed();
+        }
+        self.is_under_way = true;
+        self.watch.event(CallEvent::Attempt { slot, is_replay });
+    }
+
+    /// The call ends with an error.
+    pub(crate) fn fail(&mut self, policy: &Policy) {
+        self.rewind = None;
+        self.has_ended = true;
+        let sent = self.slot_under_way();
+        policy.live.stats.failed(sent);
+        if let Some(slot) = sent {
+            self.watch.event(CallEvent::Failed { slot });
+        }
+        self.watch.end(Ending::Failed);
+    }
+
+    /// Its future is dropped. That is its end, if it had none before.
+    pub(crate) fn give_up(&mut self, policy: &Policy) {
+        if !self.has_ended {
+            policy.live.stats.abandoned(self.slot_under_way());
+            self.watch.end(Ending::Abandoned);
+        }
+    }
+
+    fn slot_under_way(&self) -> Option<Slot> {
+        self.sent.as_ref().filter(|_| self.is_under_way).map(|(slot, _)| *slot)
+    }
+
+    pub(crate) fn finish<RB: Body>(&mut self, policy: &Policy, answer: Answer<RB>) -> Response<PeekBody<RB>> {
+        self.has_ended = true;
+        self.watch.end(match self.outcome.attempts().last() {
+            None => {
+                policy.live.stats.unsigned();
+                Ending::Unsigned
+            }
+            Some(Attempt { slot, refused: None }) => Ending::Accepted(*slot),
+            Some(Attempt { slot, refused: Some(_) }) => {
+                policy.live.stats.ended_refused();
+                Ending::Refused(*slot)
+            }
+        });
         if let Some(rewind) = self.rewind.take() {
             rewind.release();
         }

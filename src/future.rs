@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response, request};
 use http_body::Body;
-use pin_project::pin_project;
+use pin_project::{pin_project, pinned_drop};
 use tokio::time::Sleep;
 use tower_service::Service;
 
@@ -35,7 +35,7 @@ use crate::provider::{AuthProvider, CredentialFuture};
 /// # Panics
 ///
 /// In a Tokio runtime without its time driver, if a refused answer is slow to come.
-#[pin_project]
+#[pin_project(PinnedDrop)]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<S, P, E, B, RB>
 where
@@ -126,10 +126,13 @@ where
             let next = match this.state.as_mut().project() {
                 StateProj::Start { request } => {
                     let request = request.take().expect(TAKEN);
+                    call.begin(policy, request.method());
                     if !policy.is_in_scope(&call.uri) || is_for_a_proxy(&request) {
                         call.outcome.record_no_replay(NoReplay::OutOfScope);
-                        State::Attempt { response: this.inner.call(request.map(ReplayBody::untouched)) }
+                        let request = request.map(ReplayBody::untouched);
+                        State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
                     } else if policy.is_insecure(&call.uri) {
+                        call.fail(policy);
                         this.state.set(State::Done);
                         return Poll::Ready(Err(Error::insecure_origin(&call.uri).into()));
                     } else {
@@ -155,10 +158,10 @@ where
                                 call.prepare_replay(&mut request, policy);
                             }
                             policy.put(&credential, request.headers_mut());
-                            call.sent = Some((slot, credential));
-                            State::Attempt { response: this.inner.call(request) }
+                            call.send(policy, slot, credential);
+                            State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
                         }
-                        Err(error) => match call.turn_to_other(slot, error) {
+                        Err(error) => match call.turn_to_other(policy, slot, error) {
                             Ok(other) => {
                                 let (head, body) = request.into_parts();
                                 State::FirstCredential {
@@ -168,6 +171,7 @@ where
                                 }
                             }
                             Err(error) => {
+                                call.fail(policy);
                                 this.state.set(State::Done);
                                 return Poll::Ready(Err(error.into()));
                             }
@@ -176,10 +180,10 @@ where
                 }
 
                 StateProj::Attempt { response } => {
-                    let response = match ready!(response.poll(cx)) {
+                    let response = match ready!(call.watch.enter(|| response.poll(cx))) {
                         Ok(response) => response,
                         Err(error) => {
-                            call.rewind = None;
+                            call.fail(policy);
                             this.state.set(State::Done);
                             return Poll::Ready(Err(error.into()));
                         }
@@ -187,7 +191,7 @@ where
                     let answer = Answer::new(response);
                     if call.sent.is_none() {
                         this.state.set(State::Done);
-                        return Poll::Ready(Ok(call.finish(answer)));
+                        return Poll::Ready(Ok(call.finish(policy, answer)));
                     }
                     match policy.classifier.head(&answer.head) {
                         Decision::Inspect if call.may_peek && policy.may_inspect(&answer.head) => {
@@ -230,7 +234,7 @@ where
 
                 StateProj::OtherCredential { credential, refused, head } => {
                     let given = ready!(Pin::new(credential).poll(cx));
-                    match call.accept_other(given) {
+                    match call.accept_other(policy, given) {
                         Ok(credential) => {
                             let mut head = head.take().expect(TAKEN);
                             policy.put(&credential, &mut head.headers);
@@ -244,7 +248,7 @@ where
                         Err(reason) => {
                             let refused = refused.take().expect(TAKEN);
                             this.state.set(State::Done);
-                            return Poll::Ready(Ok(call.refuse(refused, reason)));
+                            return Poll::Ready(Ok(call.refuse(policy, refused, reason)));
                         }
                     }
                 }
@@ -254,8 +258,13 @@ where
                     if let Poll::Ready(Err(error)) = readiness {
                         let refused = refused.take();
                         this.state.set(State::Done);
-                        let answer = refused.map(|refused| call.refuse(refused, NoReplay::InnerNotReady));
-                        return Poll::Ready(answer.ok_or(error.into()));
+                        return Poll::Ready(match refused {
+                            Some(refused) => Ok(call.refuse(policy, refused, NoReplay::InnerNotReady)),
+                            None => {
+                                call.fail(policy);
+                                Err(error.into())
+                            }
+                        });
                     }
                     // Only now: up to here the refusal might have become the answer, and taking the body over
                     // may cut off what is left of it.
@@ -265,7 +274,7 @@ where
                             Err(reason) => {
                                 let refused = refused.take().expect(TAKEN);
                                 this.state.set(State::Done);
-                                return Poll::Ready(Ok(call.refuse(refused, reason)));
+                                return Poll::Ready(Ok(call.refuse(policy, refused, reason)));
                             }
                         }
                     }
@@ -279,14 +288,26 @@ where
                     }
                     let request = Request::from_parts(head.take().expect(TAKEN), body.take().expect(TAKEN));
                     let slot = call.sent_slot().other();
-                    call.sent = credential.take().map(|credential| (slot, credential));
-                    State::Attempt { response: this.inner.call(request) }
+                    call.send(policy, slot, credential.take().expect(TAKEN));
+                    State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
                 }
 
                 StateProj::Done => panic!("`ResponseFuture` polled after it was ready"),
             };
             this.state.set(next);
         }
+    }
+}
+
+#[pinned_drop]
+impl<S, P, E, B, RB> PinnedDrop for ResponseFuture<S, P, E, B, RB>
+where
+    S: Service<Request<ReplayBody<B>>>,
+    RB: Body,
+{
+    fn drop(self: Pin<&mut Self>) {
+        let this = self.project();
+        this.call.give_up(&this.shared.policy);
     }
 }
 

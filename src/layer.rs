@@ -8,9 +8,11 @@ use tower_layer::Layer;
 
 use crate::classify::{Classify, StatusClassifier};
 use crate::error::Error;
+use crate::handle::{FallbackHandle, Live};
+use crate::observe::Observe;
 use crate::origin::Origin;
 use crate::policy::Policy;
-use crate::preference::{Memory, Order, ResourceKey, Slot};
+use crate::preference::{Order, ResourceKey, Slot};
 use crate::provider::AuthProvider;
 use crate::service::CredentialFallback;
 
@@ -80,7 +82,6 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
         Ok(Self {
             policy: Policy {
                 classifier: Arc::new(StatusClassifier::new()),
-                order: Order::default(),
                 resource: None,
                 replay_limit: REPLAY_LIMIT,
                 inspect_limit: INSPECT_LIMIT,
@@ -88,7 +89,8 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
                 origins: None,
                 plaintext: Arc::new([]),
                 known_headers: known_headers.into(),
-                memory: Arc::new(Memory::new()),
+                observers: Vec::new(),
+                live: Arc::new(Live::new(Order::default())),
             },
             primary: Arc::new(primary),
             fallback: Arc::new(fallback),
@@ -96,7 +98,23 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
     }
 }
 
+impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
+    /// Who is told what happens; may be called more than once. Default: nobody, which costs nothing.
+    pub fn with_observer(mut self, observer: impl Observe + 'static) -> Self {
+        let observer: Arc<dyn Observe> = Arc::new(observer);
+        self.primary.observed_by(Slot::Primary, &observer);
+        self.fallback.observed_by(Slot::Fallback, &observer);
+        self.policy.observers.push(observer);
+        self
+    }
+}
+
 impl<P, E> CredentialFallbackLayer<P, E> {
+    /// A hand on the clients that this layer makes: it changes their order, and reports.
+    pub fn handle(&self) -> FallbackHandle {
+        FallbackHandle::new(Arc::clone(&self.policy.live))
+    }
+
     /// What tells a refusal of the credential. Default: [`StatusClassifier::new`], 401 and 403.
     pub fn with_classifier(mut self, classifier: impl Classify + 'static) -> Self {
         self.policy.classifier = Arc::new(classifier);
@@ -104,8 +122,11 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     }
 
     /// Which credential is tried first. Default: [`Order::Adaptive`].
+    ///
+    /// The layer returned has learnt and counted nothing yet, and no longer shares with clones and handles made
+    /// earlier. To change the order of a client in use, ask its [`handle`](Self::handle).
     pub fn with_order(mut self, order: Order) -> Self {
-        self.policy.order = order;
+        self.policy.live = Arc::new(Live::new(order));
         self
     }
 

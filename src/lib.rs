@@ -92,12 +92,15 @@ pub mod coze;
 mod credential;
 mod error;
 mod future;
+mod handle;
 mod layer;
+pub mod observe;
 mod origin;
 mod outcome;
 mod policy;
 mod preference;
 pub mod provider;
+mod report;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 mod service;
@@ -109,6 +112,7 @@ pub use classify::{Classify, Decision, Rejection, RejectionKind, StatusClassifie
 pub use credential::Credential;
 pub use error::{BoxError, Error, ErrorKind};
 pub use future::ResponseFuture;
+pub use handle::FallbackHandle;
 pub use layer::CredentialFallbackLayer;
 pub use origin::{FinalUri, Origin};
 pub use outcome::{Attempt, NoReplay, Outcome};
@@ -118,6 +122,7 @@ pub use provider::{
 };
 #[cfg(feature = "jwt")]
 pub use provider::{ExpiresIn, JwtBearer, JwtGrant, JwtKey, RequestStyle};
+pub use report::{Endings, RECENT, Report, SlotReport};
 pub use service::CredentialFallback;
 
 /// Compiles the README's example.

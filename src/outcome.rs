@@ -72,19 +72,38 @@ pub enum NoReplay {
 }
 
 impl NoReplay {
+    /// Every [`as_str`](Self::as_str).
+    pub(crate) const NAMES: [&'static str; 10] = [
+        "body_too_large",
+        "body_failed",
+        "provider_unavailable",
+        "interaction_required",
+        "out_of_scope",
+        "redirected",
+        "same_credential",
+        "cooling_down",
+        "only_one",
+        "inner_not_ready",
+    ];
+
     /// A short name, the same for ever: fit for a metric's label.
     pub fn as_str(&self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+
+    /// The place of its name in [`NAMES`](Self::NAMES).
+    pub(crate) fn index(&self) -> usize {
         match self {
-            Self::BodyTooLarge => "body_too_large",
-            Self::BodyFailed => "body_failed",
-            Self::ProviderUnavailable(_) => "provider_unavailable",
-            Self::InteractionRequired { .. } => "interaction_required",
-            Self::OutOfScope => "out_of_scope",
-            Self::Redirected => "redirected",
-            Self::SameCredential => "same_credential",
-            Self::CoolingDown => "cooling_down",
-            Self::OnlyOne => "only_one",
-            Self::InnerNotReady => "inner_not_ready",
+            Self::BodyTooLarge => 0,
+            Self::BodyFailed => 1,
+            Self::ProviderUnavailable(_) => 2,
+            Self::InteractionRequired { .. } => 3,
+            Self::OutOfScope => 4,
+            Self::Redirected => 5,
+            Self::SameCredential => 6,
+            Self::CoolingDown => 7,
+            Self::OnlyOne => 8,
+            Self::InnerNotReady => 9,
         }
     }
 }

@@ -9,14 +9,15 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, request, response};
 
 use crate::classify::{Classify, Decision, Rejection};
 use crate::credential::Credential;
+use crate::handle::Live;
+use crate::observe::Observe;
 use crate::origin::{Origin, is_plaintext_to_another_host};
-use crate::preference::{Memory, Order, ResourceKey};
+use crate::preference::ResourceKey;
 
 /// The layer's settings and memory; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Policy {
     pub(crate) classifier: Arc<dyn Classify>,
-    pub(crate) order: Order,
     /// `None`: the origin is the resource.
     pub(crate) resource: Option<Arc<dyn ResourceKey>>,
     pub(crate) replay_limit: usize,
@@ -28,7 +29,9 @@ pub(crate) struct Policy {
     /// Credential headers known from the start. If the slots use different ones, the caller's own value
     /// under either is dropped.
     pub(crate) known_headers: Arc<[HeaderName]>,
-    pub(crate) memory: Arc<Memory>,
+    pub(crate) observers: Vec<Arc<dyn Observe>>,
+    /// Shared with the layer's handles, and with its clones.
+    pub(crate) live: Arc<Live>,
 }
 
 impl Policy {
@@ -43,9 +46,9 @@ impl Policy {
     }
 
     pub(crate) fn key(&self, head: &request::Parts, content: &[u8]) -> Option<u64> {
-        let Some(resource) = &self.resource else { return Some(self.memory.key(&head.uri, None)) };
+        let Some(resource) = &self.resource else { return Some(self.live.memory.key(&head.uri, None)) };
         let name = resource.resource(head, content)?;
-        Some(self.memory.key(&head.uri, Some(name)))
+        Some(self.live.memory.key(&head.uri, Some(name)))
     }
 
     /// Puts the credential into a head, in place of whatever the caller had put there.
@@ -98,13 +101,12 @@ fn has_readable_body(head: &response::Parts) -> bool {
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policy")
-            .field("order", &self.order)
+            .field("live", &self.live)
             .field("replay_limit", &self.replay_limit)
             .field("inspect_limit", &self.inspect_limit)
             .field("cooldown", &self.cooldown)
             .field("origins", &self.origins)
             .field("plaintext", &self.plaintext)
-            .field("memory", &self.memory)
             .finish_non_exhaustive()
     }
 }

@@ -74,6 +74,9 @@ pub enum RejectionKind {
 }
 
 impl RejectionKind {
+    /// In the order of their numbers.
+    pub(crate) const ALL: [Self; 3] = [Self::Unauthenticated, Self::Forbidden, Self::NotFound];
+
     /// A short name, the same for ever: fit for a metric's label.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -81,6 +81,21 @@ impl Memory {
         self.insert(key, Entry { slot, cools_until: Some(until) });
     }
 
+    /// How many are served by the fallback. Takes its time: it looks at each.
+    pub(crate) fn count_moved(&self) -> usize {
+        self.entries.iter().filter(|(_, entry)| entry.slot == Slot::Fallback).count()
+    }
+
+    /// Whether the resource is served by the fallback.
+    pub(crate) fn has_moved(&self, key: u64) -> bool {
+        self.entry(key).slot == Slot::Fallback
+    }
+
+    /// Whether there may be more than can be counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.entries.len() + 1 >= CAPACITY
+    }
+
     fn entry(&self, key: u64) -> Entry {
         let known = if self.in_use.load(Ordering::Acquire) { self.entries.get(&key) } else { None };
         known.unwrap_or(Entry { slot: Slot::Primary, cools_until: None })

@@ -53,6 +53,12 @@ pub enum Order {
     FallbackOnly,
 }
 
+impl Order {
+    /// In the order of their numbers.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Adaptive, Self::PrimaryFirst, Self::FallbackFirst, Self::PrimaryOnly, Self::FallbackOnly];
+}
+
 /// Put into a request's extensions, it settles the order for that request alone.
 ///
 /// ```

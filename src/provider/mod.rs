@@ -20,6 +20,8 @@ use http::request;
 
 use crate::classify::Rejection;
 use crate::credential::Credential;
+use crate::observe::Observe;
+use crate::preference::Slot;
 
 mod clock;
 mod error;
@@ -59,6 +61,14 @@ pub trait AuthProvider: Send + Sync {
         let _ = (credential, reason);
     }
 
+    /// A layer has put this provider into a slot, and `observer` wants to hear of its tokens.
+    ///
+    /// Called when the layer is built, once for each observer. A provider that mints tokens keeps the two; the
+    /// default does nothing.
+    fn observed_by(&self, slot: Slot, observer: &Arc<dyn Observe>) {
+        let _ = (slot, observer);
+    }
+
     /// The credential, if there is only ever one and it is known now.
     ///
     /// It lets [`CredentialFallbackLayer::new`](crate::CredentialFallbackLayer::new) refuse two slots that
@@ -75,6 +85,10 @@ impl<T: AuthProvider + ?Sized> AuthProvider for Arc<T> {
 
     fn rejected(&self, credential: &Credential, reason: &Rejection) {
         (**self).rejected(credential, reason);
+    }
+
+    fn observed_by(&self, slot: Slot, observer: &Arc<dyn Observe>) {
+        (**self).observed_by(slot, observer);
     }
 
     fn fixed(&self) -> Option<&Credential> {

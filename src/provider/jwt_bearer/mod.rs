@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,8 @@ use super::{AuthProvider, CredentialFuture};
 use crate::classify::Rejection;
 use crate::credential::Credential;
 use crate::error::{BoxError, Error};
+use crate::observe::Observe;
+use crate::preference::Slot;
 
 mod answer;
 mod assertion;
@@ -138,6 +141,10 @@ impl AuthProvider for JwtBearer {
 
     fn rejected(&self, credential: &Credential, reason: &Rejection) {
         self.cache.rejected(credential, reason);
+    }
+
+    fn observed_by(&self, slot: Slot, observer: &Arc<dyn Observe>) {
+        self.cache.observed_by(slot, observer);
     }
 }
 

@@ -7,13 +7,15 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Settings;
 use super::live::Live;
 use super::shared::Shared;
+use crate::observe::TokenEvent;
 use crate::provider::CredentialError;
 
 /// How a flight ended. The token itself is in the cache by then.
@@ -22,6 +24,8 @@ pub(super) type Landing = Result<(), CredentialError>;
 /// The task's side of a mint.
 pub(super) struct Flight {
     number: u64,
+    /// Whether the token before is still good, and nobody waits.
+    is_renewal: bool,
     cache: Weak<Shared>,
     settings: Settings,
     /// Dropped without a value, it tells the waiters that the task is gone.
@@ -29,8 +33,14 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(number: u64, cache: &Arc<Shared>, sender: watch::Sender<Option<Landing>>) -> Self {
-        Self { number, cache: Arc::downgrade(cache), settings: cache.settings().clone(), sender }
+    pub(super) fn new(
+        number: u64,
+        cache: &Arc<Shared>,
+        sender: watch::Sender<Option<Landing>>,
+        is_renewal: bool,
+    ) -> Self {
+        let settings = cache.settings().clone();
+        Self { number, is_renewal, cache: Arc::downgrade(cache), settings, sender }
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -38,6 +48,7 @@ impl Flight {
     }
 
     pub(super) async fn run(self) {
+        let started = Instant::now();
         let time_limit = self.settings.load_timeout;
         let minted = match timeout(time_limit, catch_panic(mint(&self.settings))).await {
             Ok(minted) => minted,
@@ -45,17 +56,25 @@ impl Flight {
                 "fetching the token took longer than its time limit of {time_limit:?}"
             ))),
         };
-        self.land(minted);
+        self.land(minted, started.elapsed());
     }
 
     /// Opens the gate, then wakes those who wait before it.
-    fn land(self, minted: Result<Live, CredentialError>) {
+    fn land(self, minted: Result<Live, CredentialError>, took: Duration) {
         let Some(cache) = self.cache.upgrade() else {
             return;
         };
         let landing = minted.as_ref().map(|_| ()).map_err(Clone::clone);
-        cache.land(self.number, Some(minted));
-        self.sender.send_replace(Some(landing));
+        let is_counted = cache.land(self.number, Some(minted));
+        self.sender.send_replace(Some(landing.clone()));
+        if !is_counted {
+            return;
+        }
+        let is_renewal = self.is_renewal;
+        cache.tell(&match &landing {
+            Ok(()) => TokenEvent::Minted { is_renewal, took },
+            Err(error) => TokenEvent::MintFailed { is_renewal, error, took },
+        });
     }
 }
 

@@ -26,6 +26,8 @@ use super::{AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock}
 use crate::classify::{Rejection, RejectionKind};
 use crate::credential::Credential;
 use crate::error::Error;
+use crate::observe::Observe;
+use crate::preference::Slot;
 
 mod backoff;
 mod flight;
@@ -198,6 +200,10 @@ impl AuthProvider for TokenCache {
         if reason.kind() == RejectionKind::Unauthenticated {
             self.shared.evict(credential.generation());
         }
+    }
+
+    fn observed_by(&self, slot: Slot, observer: &Arc<dyn Observe>) {
+        self.shared.add_observer(slot, observer);
     }
 }
 

@@ -23,6 +23,8 @@ use super::backoff::Backoff;
 use super::flight::{Flight, Landing};
 use super::live::Live;
 use crate::credential::Credential;
+use crate::observe::{Observe, TokenEvent};
+use crate::preference::Slot;
 use crate::provider::CredentialError;
 
 /// How long after its own time limit a flight is held to stand still. The flight's timer and the waiters'
@@ -43,6 +45,8 @@ pub(super) struct Shared {
     /// failed lately. It spares readers the lock, and is only a hint: `gate` decides.
     quiet_until: AtomicU64,
     epoch: Instant,
+    /// Who hears of the tokens, and for which slot.
+    observers: Mutex<Vec<(Slot, Arc<dyn Observe>)>>,
 }
 
 #[derive(Default)]
@@ -89,7 +93,18 @@ impl Shared {
             mints: AtomicU64::new(0),
             quiet_until: AtomicU64::new(0),
             epoch: Instant::now(),
+            observers: Mutex::default(),
         }
+    }
+
+    pub(super) fn add_observer(&self, slot: Slot, observer: &Arc<dyn Observe>) {
+        self.observers.lock().unwrap_or_else(PoisonError::into_inner).push((slot, Arc::clone(observer)));
+    }
+
+    /// Not to be called under the gate's lock: observers are code of the user.
+    pub(super) fn tell(&self, event: &TokenEvent<'_>) {
+        let observers = self.observers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        observers.iter().for_each(|(slot, observer)| observer.token(*slot, event));
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -152,6 +167,8 @@ impl Shared {
         if is_live() && !too_early {
             gate.last_eviction = Some(now);
             self.live.store(None);
+            drop(gate);
+            self.tell(&TokenEvent::Dropped);
         }
     }
 
@@ -176,7 +193,7 @@ impl Shared {
         if is_replaced || is_flying || gate.backoff.holds(now).is_some() {
             return;
         }
-        let (_, departure) = self.prepare(&mut gate, now);
+        let (_, departure) = self.prepare(&mut gate, now, true);
         drop(gate);
         self.launch(&runtime, departure);
     }
@@ -201,14 +218,14 @@ impl Shared {
         let Ok(runtime) = runtime else {
             return Err(no_runtime());
         };
-        let (waiter, departure) = self.prepare(&mut gate, now);
+        let (waiter, departure) = self.prepare(&mut gate, now, false);
         drop(gate);
         self.launch(&runtime, departure);
         Ok(Entry::Wait(waiter))
     }
 
     /// Takes the gate for a new flight, from one that stands still if there is one.
-    fn prepare(self: &Arc<Self>, gate: &mut Gate, now: Instant) -> (Waiter, Departure) {
+    fn prepare(self: &Arc<Self>, gate: &mut Gate, now: Instant, is_renewal: bool) -> (Waiter, Departure) {
         let number = self.mints.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, landed) = watch::channel(None);
         let deadline = now + self.settings.load_timeout + STUCK_GRACE;
@@ -216,7 +233,7 @@ impl Shared {
         let waiter = ticket.waiter();
         let stuck = gate.flight.replace(ticket);
         self.quiet_until(deadline);
-        let flight = Flight::new(number, self, sender);
+        let flight = Flight::new(number, self, sender, is_renewal);
         (waiter, Departure { flight, stuck })
     }
 
@@ -259,14 +276,17 @@ impl Shared {
         self.quiet_until(next);
         drop(gate);
         stuck.abort();
+        let took = self.settings.load_timeout + STUCK_GRACE;
+        self.tell(&TokenEvent::MintFailed { is_renewal: false, error, took });
     }
 
-    /// Ends a flight from inside. `None`: it was dropped before it had an outcome.
-    pub(super) fn land(&self, number: u64, outcome: Option<Result<Live, CredentialError>>) {
+    /// Ends a flight from inside; says whether it was still waited for. `None`: it was dropped before it had an
+    /// outcome.
+    pub(super) fn land(&self, number: u64, outcome: Option<Result<Live, CredentialError>>) -> bool {
         let mut gate = self.lock();
         // A flight that was given up may still come in: another has taken its place.
         if gate.take(number).is_none() {
-            return;
+            return false;
         }
         match outcome {
             Some(Ok(live)) => {
@@ -281,6 +301,7 @@ impl Shared {
             // It is no fault of the source: another runtime may ask it at once.
             None => self.quiet_until(self.epoch),
         }
+        true
     }
 
     fn quiet_until(&self, at: Instant) {

@@ -1,0 +1,185 @@
+//! Facts out, never secrets: [`Observe`] and what implements it.
+//!
+//! | observer | feature | makes |
+//! | --- | --- | --- |
+//! | `Traces` | `tracing` | a span for each call, an event for each fact |
+//! | `Metrics` | `metrics` | counters and a histogram, for the `metrics` facade |
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//! use http::{Method, Uri};
+//! use tower_credential_fallback::observe::{CallEvent, Observe, ObserveCall};
+//! use tower_credential_fallback::{Credential, CredentialFallbackLayer};
+//!
+//! /// Counts refusals.
+//! #[derive(Clone, Default)]
+//! struct Refusals(Arc<AtomicU64>);
+//!
+//! impl Observe for Refusals {
+//!     fn call(&self, _: &Method, _: &Uri) -> Box<dyn ObserveCall> {
+//!         Box::new(self.clone())
+//!     }
+//! }
+//!
+//! impl ObserveCall for Refusals {
+//!     fn event(&mut self, event: &CallEvent<'_>) {
+//!         if let CallEvent::Answered { refused: Some(_), .. } = event {
+//!             self.0.fetch_add(1, Ordering::Relaxed);
+//!         }
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), tower_credential_fallback::Error> {
+//! let layer = CredentialFallbackLayer::new(Credential::bearer("old")?, Credential::bearer("new")?)?
+//!     .with_observer(Refusals::default());
+//! # let _ = layer;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::time::Duration;
+
+use http::{Method, StatusCode, Uri};
+
+use crate::classify::Rejection;
+use crate::outcome::NoReplay;
+use crate::preference::Slot;
+use crate::provider::CredentialError;
+
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "tracing")]
+mod tracing;
+mod watch;
+
+#[cfg(feature = "metrics")]
+pub use self::metrics::Metrics;
+#[cfg(feature = "tracing")]
+pub use self::tracing::Traces;
+pub(crate) use watch::Watch;
+
+/// Is told what the layer and its providers do.
+///
+/// An observer that panics fails the call that it observes, and no other.
+pub trait Observe: Send + Sync {
+    /// A call begins. The URI may hold what is nobody else's business in its path and query.
+    fn call(&self, method: &Method, uri: &Uri) -> Box<dyn ObserveCall>;
+
+    /// Something happened to the token of a slot, outside of any call. The default does nothing.
+    fn token(&self, slot: Slot, event: &TokenEvent<'_>) {
+        let _ = (slot, event);
+    }
+}
+
+/// Is told what happens in one call, in order. Dropped when the call is over.
+pub trait ObserveCall: Send {
+    /// Something happened.
+    fn event(&mut self, event: &CallEvent<'_>);
+
+    /// The inner service is about to be called or polled: `inner` does it, and has to be called once. The default
+    /// does just that. It is the place to enter a span.
+    fn enter(&mut self, inner: &mut dyn FnMut()) {
+        inner();
+    }
+}
+
+/// Something that happened in a call.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum CallEvent<'e> {
+    /// A provider has no credential; the other one's is used instead, or the refusal stays.
+    Unavailable {
+        /// Whose turn it was.
+        slot: Slot,
+        /// Why it has none.
+        error: &'e CredentialError,
+    },
+    /// A request is sent with this credential.
+    Attempt {
+        /// The credential's slot.
+        slot: Slot,
+        /// Whether the other credential has been refused before.
+        is_replay: bool,
+    },
+    /// It was answered.
+    Answered {
+        /// The credential's slot.
+        slot: Slot,
+        /// The answer's status.
+        status: StatusCode,
+        /// Why the credential was refused; `None` if it was accepted.
+        refused: Option<Rejection>,
+    },
+    /// No answer came: the inner service failed.
+    Failed {
+        /// The credential's slot.
+        slot: Slot,
+    },
+    /// A refused request is not sent again.
+    NotReplayed {
+        /// Why not.
+        reason: &'e NoReplay,
+    },
+    /// The call is over.
+    End {
+        /// How it ended.
+        ending: Ending,
+        /// What the layer has added to the time of the answering attempt: the wait for credentials, and, after
+        /// a refusal, the refused attempt.
+        added: Duration,
+    },
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ending {
+    /// With an answer that is no refusal.
+    Accepted(Slot),
+    /// With a refusal.
+    Refused(Slot),
+    /// With an error.
+    Failed,
+    /// The caller did not wait for it.
+    Abandoned,
+    /// With an answer to a request that bore no credential of ours.
+    Unsigned,
+}
+
+impl Ending {
+    /// A short name, the same for ever: fit for a metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted(_) => "accepted",
+            Self::Refused(_) => "refused",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+            Self::Unsigned => "unsigned",
+        }
+    }
+}
+
+/// Something that happened to a token that a provider keeps.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum TokenEvent<'e> {
+    /// There is a new token.
+    Minted {
+        /// Whether it was minted in time, while the one before it was still good.
+        is_renewal: bool,
+        /// How long that took.
+        took: Duration,
+    },
+    /// There is no new token.
+    MintFailed {
+        /// Whether there is still a good one, so that no call has noticed.
+        is_renewal: bool,
+        /// Why there is none.
+        error: &'e CredentialError,
+        /// How long that took.
+        took: Duration,
+    },
+    /// The server refused the token, and it is not used any more.
+    Dropped,
+}

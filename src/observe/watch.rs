@@ -1,0 +1,131 @@
+//! [`Watch`]: tells the observers of one call, if there are any.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Uri};
+use tokio::time::Instant;
+
+use super::{CallEvent, Ending, Observe, ObserveCall};
+
+/// The observers of a call. Without any, nothing is kept and no clock is read.
+#[derive(Default)]
+pub(crate) struct Watch {
+    observers: Vec<Box<dyn ObserveCall>>,
+    times: Option<Times>,
+}
+
+struct Times {
+    started: Instant,
+    /// When the attempt under way was sent.
+    sent: Option<Instant>,
+    /// How long the last answered attempt took.
+    took: Duration,
+}
+
+impl Watch {
+    pub(crate) fn begin(observers: &[Arc<dyn Observe>], method: &Method, uri: &Uri) -> Self {
+        if observers.is_empty() {
+            return Self::default();
+        }
+        Self {
+            observers: observers.iter().map(|observer| observer.call(method, uri)).collect(),
+            times: Some(Times { started: Instant::now(), sent: None, took: Duration::ZERO }),
+        }
+    }
+
+    pub(crate) fn event(&mut self, event: CallEvent<'_>) {
+        if let Some(times) = &mut self.times {
+            match event {
+                CallEvent::Attempt { .. } => times.sent = Some(Instant::now()),
+                CallEvent::Answered { .. } => {
+                    times.took = times.sent.take().map_or(Duration::ZERO, |sent| sent.elapsed());
+                }
+                _ => {}
+            }
+            self.observers.iter_mut().for_each(|observer| observer.event(&event));
+        }
+    }
+
+    pub(crate) fn end(&mut self, ending: Ending) {
+        if let Some(times) = self.times.take() {
+            let added = times.started.elapsed().saturating_sub(times.took);
+            let event = CallEvent::End { ending, added };
+            self.observers.drain(..).for_each(|mut observer| observer.event(&event));
+        }
+    }
+
+    /// Calls `inner` in the midst of all observers.
+    pub(crate) fn enter<T>(&mut self, inner: impl FnOnce() -> T) -> T {
+        if self.observers.is_empty() {
+            return inner();
+        }
+        let (mut inner, mut result) = (Some(inner), None);
+        enter_all(&mut self.observers, &mut || {
+            if let Some(inner) = inner.take() {
+                result = Some(inner());
+            }
+        });
+        // An observer that has not called it does not stop the call.
+        result.unwrap_or_else(|| inner.take().expect("it is taken only where a result is left")())
+    }
+}
+
+fn enter_all(observers: &mut [Box<dyn ObserveCall>], inner: &mut dyn FnMut()) {
+    match observers {
+        [] => inner(),
+        [first, rest @ ..] => first.enter(&mut || enter_all(rest, inner)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Forgetful;
+
+    impl Observe for Forgetful {
+        fn call(&self, _: &Method, _: &Uri) -> Box<dyn ObserveCall> {
+            Box::new(Self)
+        }
+    }
+
+    impl ObserveCall for Forgetful {
+        fn event(&mut self, _: &CallEvent<'_>) {}
+        fn enter(&mut self, _: &mut dyn FnMut()) {}
+    }
+
+    struct Twice;
+
+    impl Observe for Twice {
+        fn call(&self, _: &Method, _: &Uri) -> Box<dyn ObserveCall> {
+            Box::new(Self)
+        }
+    }
+
+    impl ObserveCall for Twice {
+        fn event(&mut self, _: &CallEvent<'_>) {}
+        fn enter(&mut self, inner: &mut dyn FnMut()) {
+            inner();
+            inner();
+        }
+    }
+
+    #[test]
+    fn the_inner_service_is_polled_once_whatever_the_observers_do() {
+        for observers in
+            [vec![], vec![Arc::new(Forgetful) as Arc<dyn Observe>], vec![Arc::new(Twice) as _; 3]]
+        {
+            let mut watch = Watch::begin(&observers, &Method::GET, &Uri::default());
+            let mut calls = 0;
+            assert_eq!(
+                watch.enter(|| {
+                    calls += 1;
+                    calls
+                }),
+                1
+            );
+            assert_eq!(calls, 1);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! [`Report`]: what has happened so far, and whether the old credential can go.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+mod display;
+mod recent;
+mod resources;
+mod stats;
+
+use recent::MINUTES;
+pub(crate) use stats::Stats;
+use stats::{SlotStats, ago, minute};
+
+use crate::classify::RejectionKind;
+use crate::outcome::NoReplay;
+use crate::preference::{Memory, Order, Slot};
+
+/// How far back [`Report::recent`] looks.
+pub const RECENT: Duration = Duration::from_secs(MINUTES as u64 * 60);
+
+/// What the services of a layer have done, from the layer's start to the moment of
+/// [`FallbackHandle::report`](crate::FallbackHandle::report).
+///
+/// Numbers are of whole calls and attempts; while calls are under way, a report may catch one between its two
+/// attempts. Once all calls have ended, every attempt that was sent is counted exactly once.
+///
+/// `Display` answers the question "can the old credential be retired?" in words, with the evidence.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The order at the moment of the report.
+    pub order: Order,
+    /// How long the layer has been there.
+    pub age: Duration,
+    /// What the primary credential has met with.
+    pub primary: SlotReport,
+    /// What the fallback has met with.
+    pub fallback: SlotReport,
+    /// Second attempts that were sent.
+    pub replays: u64,
+    /// Calls that ended with a refusal.
+    pub refused: u64,
+    /// Calls that ended with an error, in place of an answer.
+    pub failed: u64,
+    /// Calls whose caller did not wait for their end.
+    pub abandoned: u64,
+    /// Calls that went out without a credential, since their origin is out of scope.
+    pub unsigned: u64,
+    /// Resources that the fallback serves.
+    pub moved: usize,
+    /// Resources that the primary has answered for and that the fallback is not known to serve.
+    pub not_moved: usize,
+    /// Whether there are more resources than are counted (some 10,000 of each).
+    pub has_more_resources: bool,
+    /// How the calls of the last [`RECENT`] minutes ended.
+    pub recent: Endings,
+    no_replay: [u64; NoReplay::NAMES.len()],
+}
+
+/// What one credential has met with. The first four add up to the attempts that were sent with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotReport {
+    /// Attempts that were accepted.
+    pub accepted: u64,
+    /// Attempts that ended without an answer: the transport failed.
+    pub failed: u64,
+    /// Attempts whose caller did not wait for the answer.
+    pub abandoned: u64,
+    refused: [u64; RejectionKind::ALL.len()],
+    /// How often its provider had no credential, so that nothing was sent.
+    pub unavailable: u64,
+    /// How long ago it was last accepted.
+    pub last_accepted: Option<Duration>,
+    /// How long ago it was last accepted *after the other one had been refused*: then it was needed.
+    pub last_needed: Option<Duration>,
+}
+
+/// How calls ended, but for those that were abandoned or unsigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Endings {
+    /// Accepted with the primary.
+    pub by_primary: u64,
+    /// Accepted with the fallback.
+    pub by_fallback: u64,
+    /// Refused in the end, or failed.
+    pub in_vain: u64,
+}
+
+impl Report {
+    pub(crate) fn new(order: Order, stats: &Stats, memory: &Memory) -> Self {
+        let now = stats.now();
+        let slot = |slot| SlotReport::new(stats.slot(slot), now);
+        let [by_primary, by_fallback, in_vain] = stats.recent.sum(minute(now), MINUTES);
+        Self {
+            order,
+            age: stats.started.elapsed(),
+            primary: slot(Slot::Primary),
+            fallback: slot(Slot::Fallback),
+            replays: read(&stats.replays),
+            refused: read(&stats.refused),
+            failed: read(&stats.failed),
+            abandoned: read(&stats.abandoned),
+            unsigned: read(&stats.unsigned),
+            moved: memory.count_moved(),
+            not_moved: stats.resources.iter().filter(|key| !memory.has_moved(*key)).count(),
+            has_more_resources: stats.resources.is_full() || memory.is_full(),
+            recent: Endings { by_primary, by_fallback, in_vain },
+            no_replay: std::array::from_fn(|nth| read(&stats.no_replay[nth])),
+        }
+    }
+
+    /// What one credential has met with.
+    pub fn slot(&self, slot: Slot) -> &SlotReport {
+        match slot {
+            Slot::Primary => &self.primary,
+            Slot::Fallback => &self.fallback,
+        }
+    }
+
+    /// How often a refused request was not sent again, by [`NoReplay::as_str`]; what never happened is left out.
+    pub fn no_replay(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        NoReplay::NAMES.into_iter().zip(self.no_replay).filter(|(_, count)| *count > 0)
+    }
+
+    /// How all calls since the start ended.
+    pub fn since_start(&self) -> Endings {
+        Endings {
+            by_primary: self.primary.accepted,
+            by_fallback: self.fallback.accepted,
+            in_vain: self.refused + self.failed,
+        }
+    }
+
+    /// Whether the primary can be retired, as far as these numbers tell.
+    ///
+    /// - `Some(true)`: for the last [`RECENT`] minutes the fallback has answered, and the primary was not needed for
+    ///   anything. To know that, the fallback has to go first: [`Order::FallbackFirst`] or
+    ///   [`Order::FallbackOnly`].
+    /// - `Some(false)`: the primary was needed within that time, or the fallback has never been accepted.
+    /// - `None`: the numbers do not tell: the primary is still asked first, or there were no calls, or not for
+    ///   long enough.
+    ///
+    /// What has not been called within that time is not known of: jobs that run once a day or a month need their
+    /// day or month.
+    pub fn can_retire_primary(&self) -> Option<bool> {
+        let is_within = |ago: Option<Duration>| ago.is_some_and(|ago| ago < RECENT);
+        if is_within(self.primary.last_needed) || self.fallback.accepted == 0 {
+            return Some(false);
+        }
+        let is_known = !is_within(self.primary.last_accepted)
+            && self.recent.by_fallback > 0
+            && self.age >= RECENT
+            && matches!(self.order, Order::FallbackFirst | Order::FallbackOnly);
+        is_known.then_some(true)
+    }
+}
+
+impl SlotReport {
+    fn new(stats: &SlotStats, now: u64) -> Self {
+        Self {
+            accepted: read(&stats.accepted),
+            failed: read(&stats.failed),
+            abandoned: read(&stats.abandoned),
+            refused: std::array::from_fn(|nth| read(&stats.refused[nth])),
+            unavailable: read(&stats.unavailable),
+            last_accepted: ago(now, read(&stats.last_accepted)),
+            last_needed: ago(now, read(&stats.last_needed)),
+        }
+    }
+
+    /// Attempts that were refused in this way.
+    pub fn refused(&self, kind: RejectionKind) -> u64 {
+        self.refused[kind as usize]
+    }
+
+    /// Attempts that were refused.
+    pub fn refused_in_all(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+
+    /// Attempts that were sent, and have ended.
+    pub fn attempts(&self) -> u64 {
+        self.accepted + self.refused_in_all() + self.failed + self.abandoned
+    }
+}
+
+impl Endings {
+    /// All of them.
+    pub fn calls(&self) -> u64 {
+        self.by_primary + self.by_fallback + self.in_vain
+    }
+
+    /// The part that was accepted, from 0 to 1; `None` if there were no calls.
+    pub fn success_rate(&self) -> Option<f64> {
+        let calls = self.calls();
+        (calls > 0).then(|| (calls - self.in_vain) as f64 / calls as f64)
+    }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
