@@ -1,5 +1,5 @@
 //! No secret in any log, error or `Debug`: everything is captured at trace level, and searched.
-#![cfg(feature = "simulator")]
+#![cfg(all(feature = "simulator", feature = "tracing"))]
 
 mod support;
 
@@ -13,6 +13,7 @@ use support::{HyperClient, PROTOCOLS, hyper_client};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_credential_fallback::coze::simulator::{Fault, Settings, Simulator};
 use tower_credential_fallback::coze::{self, OAuthApp, Region};
+use tower_credential_fallback::observe::Traces;
 use tower_credential_fallback::{AuthProvider, BoxError, Outcome, ReplayBody};
 use tower_http::trace::{DefaultMakeSpan, DefaultOnRequest, TraceLayer};
 
@@ -70,6 +71,8 @@ async fn no_secret_is_in_any_log_error_or_debug_output_at_trace_level() {
 
         let minting = coze::oauth_app(&ours, exchange.clone(), person.as_str(), enterprise.as_str()).unwrap();
         let fixed = coze::tokens(&region, &old, &new).unwrap();
+        let (minting, fixed) = (minting.with_observer(Traces::new()), fixed.with_observer(Traces::new()));
+        let handle = fixed.handle();
         shown += &format!("{ours:?} {app:?} {minting:#?} {fixed:#?} {coze:?}");
         let personal =
             tower_credential_fallback::JwtBearer::new(exchange, ours.account_grant(person.as_str()).unwrap());
@@ -114,7 +117,8 @@ async fn no_secret_is_in_any_log_error_or_debug_output_at_trace_level() {
                 person.as_str(),
                 enterprise.as_str(),
             );
-            let minted = ServiceBuilder::new().layer(app_layer.unwrap()).layer(trace).service(client.clone());
+            let app_layer = app_layer.unwrap().with_observer(Traces::new());
+            let minted = ServiceBuilder::new().layer(app_layer).layer(trace).service(client.clone());
             shown += &match minted.clone().oneshot(request()).await {
                 Ok(response) => format!("{:?} {:?} {0}", Outcome::of(&response), response.headers()),
                 Err(error) => chain(&error),
@@ -137,6 +141,7 @@ async fn no_secret_is_in_any_log_error_or_debug_output_at_trace_level() {
                 Err(error) => chain(&error.into()),
             };
         }
+        shown += &format!("{handle:?} {:?} {}", handle.report(), handle.report());
     }
 
     let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();

@@ -42,11 +42,14 @@ where
         .build_cartesian_2d(0.0..end, 0..most + most / 10 + 1)?;
     chart
         .configure_mesh()
-        .x_desc("seconds (shaded: workspaces move, one by one)")
+        .x_desc("seconds (shaded: the bots move, one by one; first there, then back)")
         .light_line_style(WHITE)
         .draw()?;
-    let (from, to) = (run.moves.0.as_secs_f64(), run.moves.1.as_secs_f64());
-    chart.draw_series([Rectangle::new([(from, 0), (to, most + most / 10)], BLACK.mix(0.06).filled())])?;
+    let moves = run.moves.iter().map(|(from, to)| {
+        let corners = [(from.as_secs_f64(), 0), (to.as_secs_f64(), most + most / 10)];
+        Rectangle::new(corners, BLACK.mix(0.06).filled())
+    });
+    chart.draw_series(moves)?;
     for (label, colour, is_primary) in
         [("personal credential", PERSONAL, true), ("enterprise credential", ENTERPRISE, false)]
     {

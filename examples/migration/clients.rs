@@ -9,7 +9,8 @@ use hyper_util::rt::TokioExecutor;
 use tower::{Layer, ServiceExt};
 use tower_credential_fallback::coze::{self, OAuthApp, Region};
 use tower_credential_fallback::{
-    BoxError, CredentialFallback, CredentialFallbackLayer, JwtBearer, Order, Outcome, ReplayBody, Slot,
+    BoxError, CredentialFallback, CredentialFallbackLayer, FallbackHandle, JwtBearer, Order, Outcome,
+    ReplayBody, Slot,
 };
 
 use crate::rehearsal::Stage;
@@ -42,17 +43,22 @@ fn layer(stage: &Stage) -> Result<CredentialFallbackLayer<JwtBearer, JwtBearer>,
 /// This crate: one line around the client.
 #[derive(Clone)]
 pub(crate) struct Layered {
+    handle: FallbackHandle,
     client: CredentialFallback<Client<HttpConnector, ReplayBody<Full<Bytes>>>, JwtBearer, JwtBearer>,
 }
 
 impl Layered {
     pub(crate) fn new(stage: &Stage) -> Result<Self, BoxError> {
-        Ok(Self { client: layer(stage)?.layer(hyper()) })
+        Self::with_order(stage, Order::default())
     }
 
-    /// A client that only ever has one of the two credentials.
-    fn with_only(stage: &Stage, order: Order) -> Result<Self, BoxError> {
-        Ok(Self { client: layer(stage)?.with_order(order).layer(hyper()) })
+    pub(crate) fn handle(&self) -> FallbackHandle {
+        self.handle.clone()
+    }
+
+    fn with_order(stage: &Stage, order: Order) -> Result<Self, BoxError> {
+        let layer = layer(stage)?.with_order(order);
+        Ok(Self { handle: layer.handle(), client: layer.layer(hyper()) })
     }
 }
 
@@ -75,8 +81,8 @@ pub(crate) struct Recipe {
 impl Recipe {
     pub(crate) fn new(stage: &Stage) -> Result<Self, BoxError> {
         Ok(Self {
-            personal: Layered::with_only(stage, Order::PrimaryOnly)?,
-            enterprise: Layered::with_only(stage, Order::FallbackOnly)?,
+            personal: Layered::with_order(stage, Order::PrimaryOnly)?,
+            enterprise: Layered::with_order(stage, Order::FallbackOnly)?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The rehearsal: a stage with a Coze on it, three phases, and a report.
+//! The rehearsal: a stage with a Coze on it, five phases, and a report.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -37,10 +37,8 @@ impl Stage {
         let (person, enterprise) = (simulator.create_account(), simulator.create_enterprise());
         let app = simulator.create_oauth_app(&person)?;
         simulator.authorise_app(&app, &enterprise);
-        let workspaces: Vec<_> =
-            (0..options.workspaces).map(|_| simulator.create_workspace(&person)).collect();
-        let in_turn = workspaces.iter().cycle().take(options.bots);
-        let bots = in_turn.map(|workspace| simulator.create_bot(workspace)).collect();
+        let workspaces: Vec<_> = (0..options.bots).map(|_| simulator.create_workspace(&person)).collect();
+        let bots = workspaces.iter().map(|workspace| simulator.create_bot(workspace)).collect();
         simulator.inject(Fault::latency(LATENCY));
         Ok(Self { simulator, person, enterprise, app, workspaces, bots })
     }
@@ -59,16 +57,31 @@ impl Stage {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Phase {
     Before,
-    During,
+    There,
     After,
+    Back,
+    Again,
 }
 
 impl Phase {
+    /// In order.
+    pub(crate) const ALL: [Self; 5] = [Self::Before, Self::There, Self::After, Self::Back, Self::Again];
+
+    /// Eighths of the time.
+    fn share(self) -> u32 {
+        match self {
+            Self::Before | Self::Again => 1,
+            Self::There | Self::After | Self::Back => 2,
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Before => "before the move",
-            Self::During => "during the move",
+            Self::There => "during the move",
             Self::After => "after the move",
+            Self::Back => "during the move back",
+            Self::Again => "after the move back",
         }
     }
 }
@@ -92,13 +105,17 @@ pub(crate) struct Report {
     pub(crate) minted: (u64, u64),
     pub(crate) connections: u64,
     pub(crate) points: Vec<Point>,
-    /// When the moves began and ended.
-    pub(crate) moves: (Duration, Duration),
+    /// When the moves began and ended, there and back.
+    pub(crate) moves: Vec<(Duration, Duration)>,
 }
 
 impl Report {
     pub(crate) fn calls(&self) -> u64 {
         self.phases.iter().map(|(_, calls, _)| calls).sum()
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.phases.iter().map(|(_, _, requests)| requests).sum()
     }
 
     pub(crate) fn failed(&self) -> u64 {
@@ -136,8 +153,7 @@ impl Counts {
     }
 }
 
-/// Runs the three phases, a quarter, a half and a quarter of the time. Between two phases every call has
-/// ended, so that each request belongs to one.
+/// Runs the phases. Between two of them every call has ended, so that each request belongs to one.
 pub(crate) async fn run<C: Caller>(
     name: &str,
     stage: &Stage,
@@ -145,7 +161,7 @@ pub(crate) async fn run<C: Caller>(
     options: &Options,
 ) -> Result<Report, BoxError> {
     let counts = Arc::new(Counts::default());
-    let quarter = Duration::from_secs(options.seconds) / 4;
+    let eighth = Duration::from_secs(options.seconds) / 8;
     let bar = ProgressBar::new(options.seconds * 10)
         .with_style(ProgressStyle::with_template("{prefix:11} [{bar:30}] {elapsed_precise} {msg}")?);
     bar.set_prefix(name.to_owned());
@@ -153,8 +169,9 @@ pub(crate) async fn run<C: Caller>(
     let sampler = tokio::spawn(sample(Arc::clone(&counts), bar.clone(), started));
     let bots: Arc<[String]> = stage.bots.clone().into();
 
-    let (mut phases, mut moves) = (Vec::new(), (Duration::ZERO, Duration::ZERO));
-    for (phase, length) in [(Phase::Before, quarter), (Phase::During, 2 * quarter), (Phase::After, quarter)] {
+    let (mut phases, mut moves) = (Vec::new(), Vec::new());
+    for phase in Phase::ALL {
+        let length = eighth * phase.share();
         let (calls, requests) = (counts.next.load(Ordering::SeqCst), stage.api_requests());
         let end = Instant::now() + length;
         let call = |_| {
@@ -162,10 +179,15 @@ pub(crate) async fn run<C: Caller>(
             tokio::spawn(keep_calling(caller.clone(), url, bots, Arc::clone(&counts), end))
         };
         let callers: Vec<_> = (0..options.workers).map(call).collect();
-        if phase == Phase::During {
-            moves.0 = started.elapsed();
-            move_all(stage, length, options.mixed_refusals).await;
-            moves.1 = started.elapsed();
+        let to = match phase {
+            Phase::There => Some(&stage.enterprise),
+            Phase::Back => Some(&stage.person),
+            Phase::Before | Phase::After | Phase::Again => None,
+        };
+        if let Some(to) = to {
+            let from = started.elapsed();
+            move_all(stage, to, length, options.mixed_refusals).await;
+            moves.push((from, started.elapsed()));
         }
         for caller in callers {
             caller.await?;
@@ -202,8 +224,8 @@ async fn keep_calling<C: Caller>(
     while Instant::now() < end {
         let nth = counts.next.fetch_add(1, Ordering::SeqCst);
         let (ask, text) = (Ask::nth(nth), format!("call {nth}"));
-        // Seven is prime to ten: every bot gets every kind of call.
-        let bot = &bots[(nth / 10 + nth % 10 * 7) % bots.len()];
+        // Any bot, but the same for the nth call of each run.
+        let bot = &bots[fastrand::Rng::with_seed(nth as u64).usize(..bots.len())];
         let answered = async {
             let request = ask.request(&base_url, bot, &text)?;
             let answer = caller.call(request).await?;
@@ -219,15 +241,18 @@ async fn keep_calling<C: Caller>(
 }
 
 /// Moves the workspaces one by one, spread over nine tenths of the phase.
-async fn move_all(stage: &Stage, length: Duration, mixed_refusals: bool) {
+async fn move_all(stage: &Stage, to: &AccountId, length: Duration, mixed_refusals: bool) {
     let shapes = [(200, 4101), (401, 4100), (401, 700_012_006), (200, 4200)];
-    let pause = length.mul_f64(0.9) / stage.workspaces.len() as u32;
-    for (workspace, (status, code)) in stage.workspaces.iter().zip(shapes.into_iter().cycle()) {
+    // The timer is not as fine as the pauses would have to be.
+    let (started, length) = (Instant::now(), length.mul_f64(0.9));
+    let each = stage.workspaces.iter().zip(shapes.into_iter().cycle()).enumerate();
+    for (nth, (workspace, (status, code))) in each {
+        tokio::time::sleep_until((started + length / stage.workspaces.len() as u32 * nth as u32).into())
+            .await;
         if mixed_refusals {
             stage.simulator.set_refusal(Some(Refusal::json(status, code)));
         }
-        stage.simulator.move_workspace(workspace, &stage.enterprise);
-        tokio::time::sleep(pause).await;
+        stage.simulator.move_workspace(workspace, to);
     }
 }
 
