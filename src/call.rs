@@ -8,7 +8,7 @@ use http_body::Body;
 use crate::answer::Answer;
 use crate::attempt::Snapshot;
 use crate::body::{PeekBody, ReplayBody, Rewind};
-use crate::classify::Decision;
+use crate::classify::{Decision, RejectionKind};
 use crate::credential::Credential;
 use crate::error::{BoxError, Error};
 use crate::layer::Shared;
@@ -16,7 +16,7 @@ use crate::observe::{CallEvent, Ending, Watch};
 use crate::origin::led_to_another_origin;
 use crate::outcome::{Attempt, NoReplay, Outcome};
 use crate::policy::Policy;
-use crate::preference::{CredentialChoice, Order, Slot};
+use crate::preference::{CredentialChoice, Left, Order, Slot};
 use crate::provider::{AuthProvider, CredentialError, CredentialFuture};
 
 /// What is known of the call, whatever state it is in.
@@ -29,12 +29,16 @@ pub(crate) struct Call<B> {
     key: Option<u64>,
     /// The slot that is known to serve it.
     known: Option<Slot>,
+    /// What it refers to that may have stayed behind.
+    left: Option<Left>,
+    /// Whose turn it is at the second attempt.
+    pub(crate) next: Slot,
     /// Why a refusal of the first attempt would be final; `None` if a second attempt may follow.
     pub(crate) final_because: Option<NoReplay>,
     /// The request's head, if a second attempt may follow.
-    pub(crate) snapshot: Option<Snapshot>,
+    snapshot: Option<Snapshot>,
     /// The way back to the start of the request's body, if a second attempt may follow.
-    pub(crate) rewind: Option<Rewind<B>>,
+    rewind: Option<Rewind<B>>,
     /// The credential of the attempt under way; `None` if it bears none.
     pub(crate) sent: Option<(Slot, Credential)>,
     pub(crate) watch: Watch,
@@ -58,6 +62,8 @@ impl<B> Call<B> {
             may_peek: !matches!(*request.method(), Method::HEAD | Method::CONNECT),
             key: None,
             known: None,
+            left: None,
+            next: Slot::Fallback,
             final_because: None,
             snapshot: None,
             rewind: None,
@@ -80,6 +86,10 @@ impl<B> Call<B> {
         self.key = policy.key(head, content.unwrap_or_default());
         let known = self.key.map(|key| policy.live.memory.recall(key));
         self.known = known.map(|known| known.slot);
+        if let Some(rule) = &policy.left_behind {
+            let name = rule.find(head, content.unwrap_or_default());
+            self.left = name.map(|name| Left::new(&policy.live.memory, head, name));
+        }
         let (slot, is_only) = match head.extensions.get() {
             Some(CredentialChoice::First(slot)) => (*slot, false),
             Some(CredentialChoice::Only(slot)) => (*slot, true),
@@ -143,6 +153,10 @@ impl<B> Call<B> {
             if let Some(key) = self.key.filter(|_| self.known != Some(slot)) {
                 policy.live.memory.learn(key, slot);
             }
+            if let Some(left) = &self.left {
+                let refused = self.outcome.attempts().next().filter(|_| is_second).map(|first| first.slot);
+                left.accepted(&policy.live.memory, slot, refused);
+            }
             policy.live.stats.accepted(slot, self.key, is_second);
             return Step::Answer(self.finish(policy, answer));
         };
@@ -156,6 +170,10 @@ impl<B> Call<B> {
         }
         if is_second {
             if let Some(key) = self.key {
+                let first = self.outcome.attempts().next().map_or(slot, |first| first.slot);
+                if let Some(other) = self.left.as_ref().and_then(|left| left.refused(first, slot)) {
+                    policy.live.memory.learn(key, other);
+                }
                 policy.live.memory.cool(key, policy.cooldown);
             }
             return Step::Answer(self.finish(policy, answer));
@@ -165,7 +183,15 @@ impl<B> Call<B> {
         }
         // Held from here on: it must not pass the limit while the second attempt is prepared.
         match self.rewind.as_ref().map_or(Ok(()), Rewind::hold) {
-            Ok(()) => Step::Replay(answer),
+            Ok(()) => {
+                // A token that is not valid says nothing of what the request refers to.
+                let serves = self.known.filter(|_| rejection.kind() != RejectionKind::Unauthenticated);
+                self.next = match &mut self.left {
+                    Some(left) => left.go_on(&policy.live.memory, slot, serves),
+                    None => slot.other(),
+                };
+                Step::Replay(answer)
+            }
             Err(reason) => {
                 if let Some(key) = self.key {
                     // We cannot send it again, but the caller may: then the other goes first.
@@ -176,15 +202,48 @@ impl<B> Call<B> {
         }
     }
 
-    /// Keeps what a second attempt needs.
-    pub(crate) fn prepare_replay(&mut self, request: &mut Request<ReplayBody<B>>, policy: &Policy)
-    where
+    /// Keeps what a second attempt needs. Nobody but the caller has touched the head yet.
+    pub(crate) fn prepare_replay(
+        &mut self,
+        request: &mut Request<ReplayBody<B>>,
+        policy: &Policy,
+        credential: &Credential,
+    ) where
         B: Body + Unpin,
         B::Error: Into<BoxError>,
     {
+        self.snapshot = Some(Snapshot::of(request, credential.name()));
         let (body, rewind) = std::mem::take(request.body_mut()).rewindable(policy.replay_limit);
         *request.body_mut() = body;
         self.rewind = Some(rewind);
+    }
+
+    /// The first attempt's head, but for the credential.
+    pub(crate) fn first_head(
+        &mut self,
+        policy: &Policy,
+        slot: Slot,
+        request: Request<ReplayBody<B>>,
+    ) -> Request<ReplayBody<B>> {
+        if let (Some(rule), Some(left)) = (&policy.left_behind, &mut self.left)
+            && left.begin(&policy.live.memory, slot)
+        {
+            let (mut head, body) = request.into_parts();
+            rule.remove(&mut head);
+            return Request::from_parts(head, body);
+        }
+        request
+    }
+
+    /// The second attempt's head, but for the credential.
+    pub(crate) fn second_head(&mut self, policy: &Policy) -> request::Parts {
+        let snapshot =
+            self.snapshot.take().expect("nothing is replayed without a snapshot, which is used once");
+        let mut head = snapshot.thaw(self.uri.clone());
+        if let (Some(rule), Some(Left { is_removed: true, .. })) = (&policy.left_behind, &self.left) {
+            rule.remove(&mut head);
+        }
+        head
     }
 
     /// Takes the body over from the first attempt.
@@ -212,10 +271,11 @@ impl<B> Call<B> {
         policy: &Policy,
         given: <CredentialFuture as Future>::Output,
     ) -> Result<Credential, NoReplay> {
-        let credential =
-            given.inspect_err(|error| self.note_unavailable(policy, self.sent_slot().other(), error))?;
+        let credential = given.inspect_err(|error| self.note_unavailable(policy, self.next, error))?;
         match &self.sent {
-            Some((_, sent)) if sent.is_same_secret(&credential) => Err(NoReplay::SameCredential),
+            Some((slot, sent)) if *slot != self.next && sent.is_same_secret(&credential) => {
+                Err(NoReplay::SameCredential)
+            }
             _ => Ok(credential),
         }
     }
@@ -261,6 +321,9 @@ impl<B> Call<B> {
 
     pub(crate) fn finish<RB: Body>(&mut self, policy: &Policy, answer: Answer<RB>) -> Response<PeekBody<RB>> {
         self.has_ended = true;
+        if self.left.as_ref().is_some_and(|left| left.is_removed) {
+            self.outcome.record_started_afresh();
+        }
         self.watch.end(match self.outcome.attempts().last() {
             None => {
                 policy.live.stats.unsigned();
@@ -280,7 +343,7 @@ impl<B> Call<B> {
         Response::from_parts(head, body)
     }
 
-    pub(crate) fn sent_slot(&self) -> Slot {
+    fn sent_slot(&self) -> Slot {
         self.sent.as_ref().map_or(Slot::Primary, |(slot, _)| *slot)
     }
 }

@@ -13,7 +13,6 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use crate::answer::{Answer, poll_drain};
-use crate::attempt::Snapshot;
 use crate::body::{PeekBody, ReplayBody};
 use crate::call::{Call, Step};
 use crate::classify::Decision;
@@ -152,11 +151,10 @@ where
                     let mut request = request.take().expect(TAKEN);
                     match given {
                         Ok(credential) => {
-                            // Frozen before anybody else, the credential included, touches the head.
                             if call.final_because.is_none() {
-                                call.snapshot = Some(Snapshot::of(&request, credential.name()));
-                                call.prepare_replay(&mut request, policy);
+                                call.prepare_replay(&mut request, policy, &credential);
                             }
+                            let mut request = call.first_head(policy, slot, request);
                             policy.put(&credential, request.headers_mut());
                             call.send(policy, slot, credential);
                             State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
@@ -223,10 +221,9 @@ where
                 StateProj::Drain { refused, patience } => {
                     let draining = &mut refused.as_mut().expect(TAKEN).body;
                     ready!(poll_drain(draining, patience, policy.inspect_limit, cx));
-                    let head = call.snapshot.take().expect(TAKEN).thaw(call.uri.clone());
-                    let other = call.sent_slot().other();
+                    let head = call.second_head(policy);
                     State::OtherCredential {
-                        credential: shared.provider(other).credential(&head),
+                        credential: shared.provider(call.next).credential(&head),
                         refused: refused.take(),
                         head: Some(head),
                     }
@@ -287,8 +284,7 @@ where
                         return Poll::Pending;
                     }
                     let request = Request::from_parts(head.take().expect(TAKEN), body.take().expect(TAKEN));
-                    let slot = call.sent_slot().other();
-                    call.send(policy, slot, credential.take().expect(TAKEN));
+                    call.send(policy, call.next, credential.take().expect(TAKEN));
                     State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
                 }
 

@@ -12,7 +12,7 @@ use crate::handle::{FallbackHandle, Live};
 use crate::observe::Observe;
 use crate::origin::Origin;
 use crate::policy::Policy;
-use crate::preference::{Order, ResourceKey, Slot};
+use crate::preference::{LeftBehind, Order, ResourceKey, Slot};
 use crate::provider::AuthProvider;
 use crate::service::CredentialFallback;
 
@@ -83,6 +83,7 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
             policy: Policy {
                 classifier: Arc::new(StatusClassifier::new()),
                 resource: None,
+                left_behind: None,
                 replay_limit: REPLAY_LIMIT,
                 inspect_limit: INSPECT_LIMIT,
                 cooldown: COOLDOWN,
@@ -134,6 +135,13 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     /// request's origin.
     pub fn with_resource_key(mut self, key: impl ResourceKey + 'static) -> Self {
         self.policy.resource = Some(Arc::new(key));
+        self
+    }
+
+    /// What requests may refer to that does not move with their resource, such as a bot's conversations: a replay
+    /// does without it, if it is not its account's. Default: nothing; requests are replayed as they are.
+    pub fn with_left_behind(mut self, rule: impl LeftBehind + 'static) -> Self {
+        self.policy.left_behind = Some(Arc::new(rule));
         self
     }
 

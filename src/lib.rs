@@ -116,7 +116,7 @@ pub use handle::FallbackHandle;
 pub use layer::CredentialFallbackLayer;
 pub use origin::{FinalUri, Origin};
 pub use outcome::{Attempt, NoReplay, Outcome};
-pub use preference::{CredentialChoice, Order, ResourceKey, Slot};
+pub use preference::{CredentialChoice, LeftBehind, Order, ResourceKey, Slot};
 pub use provider::{
     AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
 };

@@ -29,6 +29,7 @@ pub struct Outcome {
     attempts: [Option<Attempt>; 2],
     unavailable: Option<(Slot, CredentialError)>,
     no_replay: Option<NoReplay>,
+    has_started_afresh: bool,
 }
 
 /// One request that was sent, and what was said to it.
@@ -173,12 +174,19 @@ impl Outcome {
         self.unavailable.as_ref().map(|(slot, error)| (*slot, error))
     }
 
+    /// Whether the last attempt was sent without something that the request refers to, since that is not its
+    /// account's: see [`LeftBehind`](crate::LeftBehind). At Coze: the answer names a fresh conversation.
+    pub fn started_afresh(&self) -> bool {
+        self.has_started_afresh
+    }
+
     pub(crate) const fn new() -> Self {
-        Self { attempts: [None, None], unavailable: None, no_replay: None }
+        Self { attempts: [None, None], unavailable: None, no_replay: None, has_started_afresh: false }
     }
 
     const fn accepted(slot: Slot) -> Self {
-        Self { attempts: [Some(Attempt { slot, refused: None }), None], unavailable: None, no_replay: None }
+        let attempts = [Some(Attempt { slot, refused: None }), None];
+        Self { attempts, unavailable: None, no_replay: None, has_started_afresh: false }
     }
 
     pub(crate) fn record(&mut self, slot: Slot, refused: Option<Rejection>) {
@@ -191,14 +199,18 @@ impl Outcome {
         self.no_replay = Some(reason);
     }
 
+    pub(crate) fn record_started_afresh(&mut self) {
+        self.has_started_afresh = true;
+    }
+
     pub(crate) fn record_unavailable(&mut self, slot: Slot, error: CredentialError) {
         self.unavailable = Some((slot, error));
     }
 
     /// Stores it where [`of`](Self::of) finds it; the plainest outcome is told by absence.
     pub(crate) fn store(self, extensions: &mut Extensions) {
-        match (self.attempts, &self.unavailable, &self.no_replay) {
-            ([Some(Attempt { slot, refused: None }), None], None, None) => match slot {
+        match (self.attempts, &self.unavailable, &self.no_replay, self.has_started_afresh) {
+            ([Some(Attempt { slot, refused: None }), None], None, None, false) => match slot {
                 Slot::Primary => {}
                 Slot::Fallback => drop(extensions.insert(AcceptedFallback)),
             },
@@ -221,6 +233,9 @@ impl fmt::Display for Outcome {
                 Some(rejection) => write!(f, "{separator}{} refused: {rejection}", attempt.slot)?,
                 None => write!(f, "{separator}{} accepted", attempt.slot)?,
             }
+        }
+        if self.has_started_afresh {
+            f.write_str(", afresh")?;
         }
         match &self.no_replay {
             Some(reason) => write!(f, "; not replayed: {}", reason.as_str()),

@@ -12,7 +12,7 @@ use crate::credential::Credential;
 use crate::handle::Live;
 use crate::observe::Observe;
 use crate::origin::{Origin, is_plaintext_to_another_host};
-use crate::preference::ResourceKey;
+use crate::preference::{LeftBehind, ResourceKey};
 
 /// The layer's settings and memory; cheap to clone.
 #[derive(Clone)]
@@ -20,6 +20,7 @@ pub(crate) struct Policy {
     pub(crate) classifier: Arc<dyn Classify>,
     /// `None`: the origin is the resource.
     pub(crate) resource: Option<Arc<dyn ResourceKey>>,
+    pub(crate) left_behind: Option<Arc<dyn LeftBehind>>,
     pub(crate) replay_limit: usize,
     pub(crate) inspect_limit: usize,
     pub(crate) cooldown: Duration,

@@ -18,6 +18,7 @@
 //! ```
 
 mod classifier;
+mod conversation;
 #[cfg(feature = "jwt")]
 mod oauth;
 mod region;
@@ -26,6 +27,7 @@ mod resource;
 pub mod simulator;
 
 pub use classifier::CozeClassifier;
+pub use conversation::FreshConversations;
 #[cfg(feature = "jwt")]
 pub use oauth::{OAuthApp, oauth_app};
 pub use region::Region;
