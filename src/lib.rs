@@ -47,7 +47,7 @@
 //! | who gives the credential? | [`provider`]: a [`Credential`] itself, [`provider_fn`], [`TokenCache`] |
 //! | what is a refusal? | [`classify`]: [`StatusClassifier`], your own [`Classify`] |
 //! | which credential first? | [`Order`], [`CredentialChoice`], [`ResourceKey`] |
-//! | what happened? | [`Outcome`] |
+//! | what happened? | [`Outcome`] for one call, [`FallbackHandle`] for all of them, [`observe`] for your tools |
 //! | where may a credential go? | [`CredentialFallbackLayer::with_origins`] |
 //! | what of streaming uploads? | [`ReplayBody`], [`with_replay_limit`](CredentialFallbackLayer::with_replay_limit) |
 //!
@@ -63,21 +63,13 @@
 //! | `coze` | `coze`: the preset for the Coze OpenAPI; with `jwt` also for its OAuth apps |
 //! | `simulator` | `coze::simulator`: a local Coze to rehearse a migration on |
 //! | `reqwest` | `reqwest`: a middleware for reqwest-middleware, and reqwest's clients as inner services |
+//! | `tracing` | `observe::Traces`: a span for each call, an event for each fact |
+//! | `metrics` | `observe::Metrics`: counters and a histogram for the `metrics` facade |
 //! | `follow-redirect` | sees where tower-http's `FollowRedirect` went: turn it on if you put that inside |
 //!
-//! # Limits
+//! # More
 //!
-//! - A streaming request body is replayed if it is refused before more of it was sent than
-//!   [`with_replay_limit`](CredentialFallbackLayer::with_replay_limit) keeps. If not, the caller gets the refusal, and
-//!   the other credential goes first the next time. Bodies in memory (`Empty`, `Full<Bytes>`, and boxes of
-//!   them) are always replayed.
-//! - An HTTP/1.1 server that refuses an upload and closes the connection at once may be seen as a broken
-//!   connection, if the upload is in full flow: then there is no refusal, but an error of the transport.
-//! - Request and response bodies have to be `Unpin`; box those that are not.
-//! - A content-encoded answer is judged by its status: put decompression inside.
-//! - URIs in origin form (`/path`) name no host, so neither the plaintext guard nor
-//!   [`with_origins`](CredentialFallbackLayer::with_origins) can vouch for them: the guard lets them pass, the
-//!   list does not.
+//! [`guide`] has a migration step by step, the internals, the limitations and what it all costs.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -92,6 +84,8 @@ pub mod coze;
 mod credential;
 mod error;
 mod future;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod handle;
 mod layer;
 pub mod observe;

@@ -1,0 +1,67 @@
+//! One request's way through the layer.
+//!
+//! ```text
+//! request → service ── preference: which slot first? ──────────────┐
+//!    │                                                             ▼
+//!    │            provider[slot] → credential  → attempt (head frozen, credential put in)
+//!    │                                                             ▼
+//!    │            body/replay (kept as it passes) ───→ inner service, attempt 1
+//!    │                                                             ▼
+//!    │            body/peek (bounded) ← classify: Accept ──→ response to caller
+//!    │                                   │ Reject
+//!    │                                   ▼
+//!    │            request body held → refusal read to its end → provider[other]
+//!    │                                   ▼
+//!    └──────────  request body taken over → attempt 2 → inner service → classify → response
+//! ```
+//!
+//! # The head
+//!
+//! Before anybody touches it, the head is written into one buffer. Most of these are dropped unread, so a copy
+//! costs one allocation, and only a refusal pays for making headers of it again. Attempt 2 starts from that: what
+//! inner layers had added to attempt 1 is not in it, and neither is a credential of any kind.
+//!
+//! # The request's body
+//!
+//! A body is polled once, before anything is sent. If it is at its end then, all of it is in hand: the same
+//! [`Bytes`](bytes::Bytes) are sent twice, and there is nothing more to do.
+//!
+//! A stream goes into a place that two attempts can reach: the first sends it and keeps what passes, by reference
+//! count; the second may take it over. It is a lock, and nobody waits for it: the taker comes once. A hand-over by
+//! messages would need no lock, but hyper does not poll a body while its connection takes no more bytes, and a
+//! server that refuses early and reads no further is just that case.
+//!
+//! From the refusal to the decision, the first attempt is *held*: its body is pending. So it cannot pass the limit
+//! while a token is minted, and if the other provider has no credential, it is let go on and the refusal stays
+//! whole. The refusal is read to its end first: resetting an HTTP/2 stream discards what was not read of its answer.
+//!
+//! Taken over, the first body fails, and hyper closes the connection (HTTP/1.1) or resets the stream (HTTP/2). The
+//! reason of that reset is found among the causes of the error: feature `http2` puts CANCEL there.
+//!
+//! As soon as an answer is accepted, the body leaves that place for good, and streams on with neither lock nor copy.
+//!
+//! # The answer
+//!
+//! A classifier that wants to see the body gets what has arrived so far, again when there is more, up to the
+//! inspect limit. The frames are handed on as they came. It may decide before the end, so an answer that pauses is not
+//! waited for. Event streams, encoded bodies, `HEAD`, 204, 304 and upgrades are judged by status alone.
+//!
+//! A refusal is read on, so that its connection can be used again: to its end, to the limit, or for 100 ms.
+//!
+//! # Readiness
+//!
+//! The service that was polled ready makes attempt 1; its clone is polled ready before attempt 2. An answer that
+//! still holds its connection is given up while the inner service is not ready: it may be what that waits for.
+//!
+//! # The memory
+//!
+//! Only what is *not* as at first is remembered: resources that the fallback serves. Until something has moved, no
+//! call looks anything up; after that, a look-up is a read lock on one shard of a
+//! [quick_cache](https://docs.rs/quick_cache). Keys are 64-bit hashes, keyed at random for each process: a collision
+//! costs a replay, never a wrong answer.
+//!
+//! # The report
+//!
+//! Relaxed atomic counters. A minute's count and its number are one `u64`, so that a minute turns without a lock.
+#[cfg(doc)]
+use crate::*;

@@ -1,0 +1,42 @@
+//! What it cannot do, and what to do about it.
+//!
+//! **Requests**
+//!
+//! - At most two attempts. For retries of overloads and broken connections, put a retry layer around or inside.
+//! - A stream that was refused after more than
+//!   [`with_replay_limit`](CredentialFallbackLayer::with_replay_limit) had been sent is not replayed; the caller's own
+//!   retry is sent with the other credential first. Raise the limit, or buffer the body.
+//! - An HTTP/1.1 server that refuses an upload and closes the connection at once may be seen as a broken
+//!   connection, if the upload is in full flow: hyper may fail to write before it reads the answer. That is an error
+//!   of the transport, and never a reason for the other credential.
+//! - A server that refuses an upload, reads nothing more and keeps the connection open keeps it open: the
+//!   second attempt is not held up, but the first connection is freed only when the server closes it or reads on.
+//! - Bodies have to be `Unpin`, in both directions. Box those that are not.
+//! - A `CONNECT` in authority form is spoken to a proxy, and gets no credential.
+//!
+//! **Answers**
+//!
+//! - What is behind the inspect limit (8 KiB by default) is not seen. A code after a large `data` needs a larger
+//!   [`with_inspect_limit`](CredentialFallbackLayer::with_inspect_limit).
+//! - Content-encoded answers are judged by their status: put decompression inside the layer.
+//! - A refusal inside of an event stream (an `error` event after a 200) is not seen.
+//!
+//! **Credentials**
+//!
+//! - URIs in origin form (`/path`) name no host, so neither the plaintext guard nor
+//!   [`with_origins`](CredentialFallbackLayer::with_origins) can vouch for them: the guard lets them pass, the list does
+//!   not.
+//! - Redirects that an inner layer follows are known only if it says so: tower-http's with feature
+//!   `follow-redirect`, reqwest's through the module `reqwest`, any other by [`FinalUri`]. Custom credential
+//!   headers follow a redirect wherever the follower takes them.
+//! - If the providers use different headers and are not fixed, the caller's own value under the other one's header
+//!   goes out with attempt 1.
+//!
+//! **Resources**
+//!
+//! - What a streaming body names is not seen: such a request has no resource, unless its URI names one.
+//! - The memory is the process's own, holds 10,000 moved resources, and is lost with the process: each
+//!   costs one replay again.
+//! - The report counts some 10,000 resources that have not moved; beyond that, it says that there are more.
+#[cfg(doc)]
+use crate::*;
