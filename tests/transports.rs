@@ -12,8 +12,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::{SinkExt, StreamExt};
 use http::header::{CONTENT_ENCODING, HeaderValue};
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
@@ -33,7 +34,9 @@ use tower_credential_fallback::{
 };
 use tower_http::decompression::DecompressionLayer;
 use tower_http::follow_redirect::FollowRedirectLayer;
+use tower_http::map_response_body::MapResponseBodyLayer;
 use tower_http::set_header::SetRequestHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 fn layer() -> CredentialFallbackLayer<Credential, Credential> {
@@ -226,6 +229,36 @@ async fn a_timeout_inside_ends_the_call_as_an_error_and_is_no_refusal() {
     let error = client.oneshot(request).await.unwrap_err();
     assert!(error.is::<tower::timeout::error::Elapsed>(), "{error:?}");
     assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn tower_https_timeout_answers_in_place_of_the_server_and_that_is_no_refusal() {
+    let server = Server::start(|request| async move {
+        if request.uri().path() == "/hangs" {
+            std::future::pending::<()>().await;
+        }
+        json(if token_of(&request) == "old" { 401 } else { 200 }, "{}")
+    })
+    .await;
+    // It makes an answer of its own, so the body has to be of a kind that it can make: a box.
+    fn boxed<B>(body: B) -> UnsyncBoxBody<Bytes, B::Error>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+    {
+        body.boxed_unsync()
+    }
+    let timeout = || TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(500));
+    let client = ServiceBuilder::new()
+        .layer(timeout())
+        .layer(MapResponseBodyLayer::new(boxed))
+        .layer(layer())
+        .layer(timeout())
+        .layer(MapResponseBodyLayer::new(boxed))
+        .service(hyper_client::<ReplayBody<Empty<Bytes>>>(Protocol::Http1));
+    let call = |path| client.clone().oneshot(Request::get(server.url(path)).body(Empty::new()).unwrap());
+    let response = call("/").await.unwrap();
+    assert_eq!((response.status(), Outcome::of(&response).attempts().count()), (StatusCode::OK, 2));
+    assert_eq!(call("/hangs").await.unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
 }
 
 /// Repeats what was answered with 503.
