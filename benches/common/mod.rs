@@ -1,0 +1,229 @@
+//! The work that everybody is measured on, and the ways to do it.
+#![allow(dead_code, unreachable_pub, reason = "each benchmark uses its part")]
+
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use tower::retry::{Policy, RetryLayer};
+use tower::{Service, ServiceBuilder};
+use tower_credential_fallback::{Credential, CredentialFallbackLayer, JsonCodeClassifier, RejectionKind};
+use tower_http::set_header::SetRequestHeaderLayer;
+
+/// What is sent, and what comes back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Case {
+    pub name: &'static str,
+    /// Bytes in the request's body.
+    pub body: usize,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Answer {
+    /// Accepted, in JSON, with a code to look for.
+    Json,
+    /// Accepted, and not JSON.
+    Text,
+    /// The first credential is refused, in JSON, and the second accepted.
+    Refused,
+}
+
+pub const CASES: [Case; 5] = [
+    Case { name: "no body, JSON", body: 0, answer: Answer::Json },
+    Case { name: "4 KiB, JSON", body: 4 * 1024, answer: Answer::Json },
+    Case { name: "1 MiB, JSON", body: 1024 * 1024, answer: Answer::Json },
+    Case { name: "4 KiB, text", body: 4 * 1024, answer: Answer::Text },
+    Case { name: "4 KiB, refused, then accepted", body: 4 * 1024, answer: Answer::Refused },
+];
+
+/// A way to do it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Way {
+    /// One credential, set by tower-http: what everybody else is compared with.
+    Bare,
+    Ours,
+    /// `tower::retry`, whose policy looks at the status and sets the other credential.
+    Retry,
+    /// Clone, send, collect, parse, look at the code, send again with a second client.
+    Recipe,
+}
+
+impl Way {
+    pub const ALL: [Self; 4] = [Self::Bare, Self::Ours, Self::Retry, Self::Recipe];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Ours => "ours",
+            Self::Retry => "tower::retry",
+            Self::Recipe => "recipe",
+        }
+    }
+}
+
+/// A chat's answer, shortened: the code stands behind the data, as it does at Coze.
+const ACCEPTED: &str = r#"{"data":{"id":"7381371876397948934","conversation_id":"7381365856095485412","bot_id":"7379462189365198898","created_at":1718609571,"last_error":{"code":0,"msg":""},"status":"in_progress"},"code":0,"msg":""}"#;
+const REFUSED: &str = r#"{"code":4101,"msg":"The token has no permission for this resource.","detail":{"logid":"2025"}}"#;
+
+pub const OLD: &str = "Bearer old-token-of-some-forty-characters-as-they-are";
+pub const NEW: &str = "Bearer new-token-of-some-forty-characters-as-they-are";
+
+/// Seven headers that were made at run time, as a client's are.
+pub fn request(case: Case) -> Request<Full<Bytes>> {
+    let mut request = Request::post("https://api.example.com/v3/chat?conversation_id=7381365856095485412")
+        .body(Full::new(Bytes::from(vec![b'x'; case.body])))
+        .expect("a valid request");
+    for nth in 0..7 {
+        let name = format!("x-dynamic-header-{nth}");
+        let value = format!("value {nth} of this request, made at run time");
+        request.headers_mut().insert(
+            HeaderName::from_bytes(name.as_bytes()).expect("a valid name"),
+            HeaderValue::from_str(&value).expect("a valid value"),
+        );
+    }
+    request
+}
+
+/// Reads the request's body to its end, as a connection would, and answers. Allocates nothing but the answer.
+#[derive(Clone)]
+pub struct Inner {
+    answer: Answer,
+}
+
+impl<B> Service<Request<B>> for Inner
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let is_old = request.headers().get(AUTHORIZATION).is_some_and(|value| value == OLD);
+        let mut body = request.into_body();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) {
+            std::hint::black_box(frame);
+        }
+        let (status, kind, text) = match self.answer {
+            Answer::Text => (200, "text/plain", "as it is"),
+            Answer::Refused if is_old => (401, "application/json", REFUSED),
+            Answer::Json | Answer::Refused => (200, "application/json", ACCEPTED),
+        };
+        let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+        *response.status_mut() = StatusCode::from_u16(status).expect("a valid status");
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        ready(Ok(response))
+    }
+}
+
+fn set(token: &'static str) -> SetRequestHeaderLayer<HeaderValue> {
+    SetRequestHeaderLayer::overriding(AUTHORIZATION, HeaderValue::from_static(token))
+}
+
+pub fn bare(case: Case) -> impl Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
+    ServiceBuilder::new().layer(set(OLD)).service(Inner { answer: case.answer })
+}
+
+pub fn layer() -> CredentialFallbackLayer<Credential, Credential> {
+    let credential = |token: &str| Credential::bearer(token.trim_start_matches("Bearer ")).expect("a valid token");
+    let classifier = JsonCodeClassifier::new("code")
+        .reject(4100, RejectionKind::Unauthenticated)
+        .reject(4101, RejectionKind::Forbidden)
+        .reject(700_012_006, RejectionKind::Unauthenticated);
+    CredentialFallbackLayer::new(credential(OLD), credential(NEW)).expect("two tokens").with_classifier(classifier)
+}
+
+/// Looks at the status alone, and sets the other credential.
+#[derive(Clone)]
+pub struct StatusOnly;
+
+impl<A, E> Policy<Request<Full<Bytes>>, Response<A>, E> for StatusOnly {
+    type Future = Ready<()>;
+
+    fn retry(
+        &mut self,
+        request: &mut Request<Full<Bytes>>,
+        result: &mut Result<Response<A>, E>,
+    ) -> Option<Ready<()>> {
+        let is_refused = result.as_ref().is_ok_and(|response| response.status() == StatusCode::UNAUTHORIZED);
+        let is_old = request.headers().get(AUTHORIZATION).is_some_and(|value| value == OLD);
+        (is_refused && is_old).then(|| {
+            request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(NEW));
+            ready(())
+        })
+    }
+
+    fn clone_request(&mut self, request: &Request<Full<Bytes>>) -> Option<Request<Full<Bytes>>> {
+        Some(request.clone())
+    }
+}
+
+/// What the migration guide does, in Rust.
+#[derive(Clone)]
+pub struct Recipe<P, E> {
+    pub personal: P,
+    pub enterprise: E,
+}
+
+impl<P, E> Recipe<P, E>
+where
+    P: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = Infallible>,
+    E: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = Infallible>,
+{
+    pub async fn call(&mut self, request: Request<Full<Bytes>>) -> Response<Full<Bytes>> {
+        let again = request.clone();
+        let response = self.personal.call(request).await.unwrap_or_else(|never| match never {});
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap_or_else(|never| match never {}).to_bytes();
+        let code = serde_json::from_slice::<serde_json::Value>(&body).ok().and_then(|json| json["code"].as_i64());
+        if matches!(code, Some(4100 | 4101)) {
+            return self.enterprise.call(again).await.unwrap_or_else(|never| match never {});
+        }
+        Response::from_parts(head, Full::new(body))
+    }
+}
+
+/// Does the call, whichever way, and reads the answer to its end. Nothing in it ever waits.
+pub fn run(way: Way, case: Case) -> impl FnMut(Request<Full<Bytes>>) {
+    let mut bare = bare(case);
+    let mut ours = ServiceBuilder::new().layer(layer()).service(Inner { answer: case.answer });
+    let mut retry = ServiceBuilder::new()
+        .layer(set(OLD))
+        .layer(RetryLayer::new(StatusOnly))
+        .service(Inner { answer: case.answer });
+    let personal = ServiceBuilder::new().layer(set(OLD)).service(Inner { answer: case.answer });
+    let enterprise = ServiceBuilder::new().layer(set(NEW)).service(Inner { answer: case.answer });
+    let mut recipe = Recipe { personal, enterprise };
+    move |request| match way {
+        Way::Bare => finish(bare.call(request)),
+        Way::Ours => finish(ours.call(request)),
+        Way::Retry => finish(retry.call(request)),
+        Way::Recipe => finish(async { Ok::<_, Infallible>(recipe.call(request).await) }),
+    }
+}
+
+fn finish<F, B, E>(call: F)
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body + Unpin,
+{
+    let Some(Ok(response)) = call.now_or_never() else { panic!("it waits, or fails") };
+    let mut body = response.into_body();
+    let mut cx = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) {
+        std::hint::black_box(frame.into_data().ok());
+    }
+}
