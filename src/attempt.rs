@@ -1,6 +1,6 @@
 //! [`Snapshot`]: a request's head, kept so that it can be sent again with another credential.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::header::{HeaderName, HeaderValue};
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request};
 
@@ -18,12 +18,12 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// Copies the head, leaving out the header `without`.
-    pub(crate) fn of<B>(request: &Request<B>, without: &HeaderName) -> Self {
+    pub(crate) fn of(head: &request::Parts, without: &HeaderName) -> Self {
         Self {
-            method: request.method().clone(),
-            version: request.version(),
-            headers: FrozenHeaders::freeze(request.headers(), without),
-            extensions: request.extensions().clone(),
+            method: head.method.clone(),
+            version: head.version,
+            headers: FrozenHeaders::freeze(&head.headers, without),
+            extensions: head.extensions.clone(),
         }
     }
 
@@ -42,56 +42,95 @@ impl Snapshot {
 /// Headers written one after the other into one buffer.
 ///
 /// Cloning a `HeaderMap` allocates for the map and, most often, for every custom name and value. Most
-/// snapshots are dropped unused, so freezing costs one allocation, and thawing pays the rest.
+/// snapshots are dropped unused, so freezing writes to a buffer that was used before, and thawing pays the rest.
 struct FrozenHeaders {
-    /// For each value: length of the name, length of the value with the sensitive mark, name, value.
+    /// For each value: a [`prefix`], the name, the value.
     buffer: Vec<u8>,
     count: usize,
 }
 
-/// Set in a value's length if the value is marked sensitive. No value is that long.
-const SENSITIVE: u64 = 1 << 63;
+/// Bytes of a [`prefix`].
+const PREFIX: usize = size_of::<u64>();
 
-/// Two lengths before each name and value.
-const PREFIX: usize = 2 * size_of::<u64>();
+/// Set in a prefix if the value is marked sensitive.
+const SENSITIVE: u64 = 1 << 47;
+
+/// The name's length in the upper 16 bits, which is as long as the `http` crate allows a name to be; the mark; the
+/// value's length in the lower 47 bits, which is more than any memory holds.
+fn prefix(name: &HeaderName, value: &HeaderValue) -> u64 {
+    let mark = if value.is_sensitive() { SENSITIVE } else { 0 };
+    (name.as_str().len() as u64) << 48 | mark | value.len() as u64
+}
 
 impl FrozenHeaders {
     fn freeze(headers: &HeaderMap, without: &HeaderName) -> Self {
-        let kept = || headers.iter().filter(|(name, _)| *name != without);
-        let (count, size) = kept().fold((0, 0), |(count, size), (name, value)| {
-            (count + 1, size + PREFIX + name.as_str().len() + value.len())
-        });
-        let mut buffer = Vec::with_capacity(size);
-        for (name, value) in kept() {
-            let mark = if value.is_sensitive() { SENSITIVE } else { 0 };
-            buffer.extend_from_slice(&(name.as_str().len() as u64).to_ne_bytes());
-            buffer.extend_from_slice(&(value.len() as u64 | mark).to_ne_bytes());
-            buffer.extend_from_slice(name.as_str().as_bytes());
+        let (mut buffer, mut count) = (spare::take(), 0);
+        for (name, value) in headers.iter().filter(|(name, _)| *name != without) {
+            let text = name.as_str().as_bytes();
+            buffer.reserve(PREFIX + text.len() + value.len());
+            buffer.extend_from_slice(&prefix(name, value).to_ne_bytes());
+            buffer.extend_from_slice(text);
             buffer.extend_from_slice(value.as_bytes());
+            count += 1;
         }
         Self { buffer, count }
     }
 
-    fn thaw(self) -> HeaderMap {
-        let mut rest = Bytes::from(self.buffer);
+    fn thaw(mut self) -> HeaderMap {
+        let mut rest = Bytes::from(std::mem::take(&mut self.buffer));
         let mut headers = HeaderMap::with_capacity(self.count);
         while !rest.is_empty() {
-            let name_len = take_len(&mut rest);
-            let marked = take_len(&mut rest);
+            let prefix = rest.get_u64_ne();
             // Lossless: both lengths came from a `usize`.
-            let name = rest.split_to(name_len as usize);
-            let value = rest.split_to((marked & !SENSITIVE) as usize);
+            let name = rest.split_to((prefix >> 48) as usize);
+            let value = rest.split_to((prefix & (SENSITIVE - 1)) as usize);
             let name = HeaderName::from_bytes(&name).expect("it was a header name when frozen");
             let mut value = HeaderValue::from_maybe_shared(value).expect("it was a header value when frozen");
-            value.set_sensitive(marked & SENSITIVE != 0);
+            value.set_sensitive(prefix & SENSITIVE != 0);
             headers.append(name, value);
         }
         headers
     }
 }
 
-fn take_len(bytes: &mut Bytes) -> u64 {
-    bytes::Buf::get_u64_ne(bytes)
+impl Drop for FrozenHeaders {
+    fn drop(&mut self) {
+        spare::put(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// Buffers that were used before, a few for each thread.
+mod spare {
+    use std::cell::RefCell;
+
+    /// Calls that are under way at once on one thread, and that find a buffer.
+    const KEPT: usize = 32;
+
+    /// The size of the largest buffer that is kept, in bytes: more than most heads have.
+    const LARGEST: usize = 8 * 1024;
+
+    thread_local! {
+        static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// An empty buffer.
+    pub(super) fn take() -> Vec<u8> {
+        // While the thread ends, there is none.
+        BUFFERS.try_with(|buffers| buffers.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+    }
+
+    pub(super) fn put(mut buffer: Vec<u8>) {
+        if buffer.capacity() == 0 || buffer.capacity() > LARGEST {
+            return;
+        }
+        buffer.clear();
+        let _ = BUFFERS.try_with(|buffers| {
+            let mut buffers = buffers.borrow_mut();
+            if buffers.len() < KEPT {
+                buffers.push(buffer);
+            }
+        });
+    }
 }
 
 impl std::fmt::Debug for FrozenHeaders {
@@ -106,6 +145,10 @@ mod tests {
     use http::header::AUTHORIZATION;
 
     use super::*;
+
+    fn snapshot(request: &Request<()>) -> Snapshot {
+        Snapshot::of(&request.clone().into_parts().0, &AUTHORIZATION)
+    }
 
     #[test]
     fn a_thawed_head_equals_the_original_but_for_the_credential() {
@@ -123,7 +166,7 @@ mod tests {
             .extension(7_u8)
             .body(())
             .unwrap();
-        let thawed = Snapshot::of(&request, &AUTHORIZATION).thaw(request.uri().clone());
+        let thawed = snapshot(&request).thaw(request.uri().clone());
 
         request.headers_mut().remove(AUTHORIZATION);
         let expected = request.into_parts().0;
@@ -139,7 +182,7 @@ mod tests {
     #[test]
     fn a_snapshot_shows_no_header_value_when_debugged() {
         let request = Request::get("/").header("cookie", "s3cret").body(()).unwrap();
-        assert!(!format!("{:?}", Snapshot::of(&request, &AUTHORIZATION)).contains("s3cret"));
+        assert!(!format!("{:?}", snapshot(&request)).contains("s3cret"));
     }
 
     proptest::proptest! {
@@ -152,7 +195,7 @@ mod tests {
                 let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
                 request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
             }
-            let thawed = Snapshot::of(&request, &AUTHORIZATION).thaw(Uri::default());
+            let thawed = snapshot(&request).thaw(Uri::default());
             proptest::prop_assert_eq!(&thawed.headers, request.headers());
         }
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use http::{Method, Request, Response, Uri, request};
+use http::{Method, Request, Response, Uri, request, response};
 use http_body::Body;
 
 use crate::answer::Answer;
@@ -30,7 +30,7 @@ pub(crate) struct Call<B> {
     /// The slot that is known to serve it.
     known: Option<Slot>,
     /// What it refers to that may have stayed behind.
-    left: Option<Left>,
+    left: Option<Box<Left>>,
     /// Whose turn it is at the second attempt.
     pub(crate) next: Slot,
     /// Why a refusal of the first attempt would be final; `None` if a second attempt may follow.
@@ -49,13 +49,16 @@ pub(crate) struct Call<B> {
 }
 
 /// What follows from a judgement.
-pub(crate) enum Step<RB: Body> {
-    Answer(Response<PeekBody<RB>>),
-    Replay(Answer<RB>),
+pub(crate) enum Step {
+    /// The answer goes to the caller.
+    Final,
+    /// So does the refusal: it is not replayed.
+    Refuse(NoReplay),
+    Replay,
 }
 
 impl<B> Call<B> {
-    pub(crate) fn new(request: &Request<B>) -> Self {
+    pub(crate) fn new(policy: &Policy, request: &Request<impl Sized>) -> Self {
         Self {
             outcome: Outcome::new(),
             uri: request.uri().clone(),
@@ -68,15 +71,10 @@ impl<B> Call<B> {
             snapshot: None,
             rewind: None,
             sent: None,
-            watch: Watch::default(),
+            watch: Watch::begin(&policy.observers, request.method(), request.uri()),
             is_under_way: false,
             has_ended: false,
         }
-    }
-
-    /// It is polled for the first time.
-    pub(crate) fn begin(&mut self, policy: &Policy, method: &Method) {
-        self.watch = Watch::begin(&policy.observers, method, &self.uri);
     }
 
     /// Says which slot comes first, and notes whether the other may follow.
@@ -88,7 +86,7 @@ impl<B> Call<B> {
         self.known = known.map(|known| known.slot);
         if let Some(rule) = &policy.left_behind {
             let name = rule.find(head, content.unwrap_or_default());
-            self.left = name.map(|name| Left::new(&policy.live.memory, head, name));
+            self.left = name.map(|name| Box::new(Left::new(&policy.live.memory, head, name)));
         }
         let (slot, is_only) = match head.extensions.get() {
             Some(CredentialChoice::First(slot)) => (*slot, false),
@@ -131,24 +129,23 @@ impl<B> Call<B> {
     }
 
     /// Takes note of the verdict on an answer, and says whether it goes to the caller.
-    pub(crate) fn judge<P, E, RB>(
+    pub(crate) fn judge<P, E>(
         &mut self,
         shared: &Shared<P, E>,
-        answer: Answer<RB>,
+        head: &response::Parts,
         decision: Decision,
-    ) -> Step<RB>
+    ) -> Step
     where
         P: AuthProvider + 'static,
         E: AuthProvider + 'static,
-        RB: Body,
     {
         let policy = &shared.policy;
-        let rejection = policy.settle(decision, &answer.head);
+        let rejection = policy.settle(decision, head);
         let slot = self.sent_slot();
         self.outcome.record(slot, rejection);
         let is_second = self.outcome.attempts().count() == 2;
         self.is_under_way = false;
-        self.watch.event(CallEvent::Answered { slot, status: answer.head.status, refused: rejection });
+        self.watch.event(CallEvent::Answered { slot, status: head.status, refused: rejection });
         let Some(rejection) = rejection else {
             if let Some(key) = self.key.filter(|_| self.known != Some(slot)) {
                 policy.live.memory.learn(key, slot);
@@ -158,11 +155,11 @@ impl<B> Call<B> {
                 left.accepted(&policy.live.memory, slot, refused);
             }
             policy.live.stats.accepted(slot, self.key, is_second);
-            return Step::Answer(self.finish(policy, answer));
+            return Step::Final;
         };
         policy.live.stats.refused(slot, &rejection);
 
-        if led_to_another_origin(&self.uri, &answer.head.extensions) {
+        if led_to_another_origin(&self.uri, &head.extensions) {
             // Whoever refused there never was to see our credential: it says nothing about it.
             self.final_because = Some(NoReplay::Redirected);
         } else if let Some((_, credential)) = &self.sent {
@@ -176,10 +173,10 @@ impl<B> Call<B> {
                 }
                 policy.live.memory.cool(key, policy.cooldown);
             }
-            return Step::Answer(self.finish(policy, answer));
+            return Step::Final;
         }
         if let Some(reason) = self.final_because.take() {
-            return Step::Answer(self.refuse(policy, answer, reason));
+            return Step::Refuse(reason);
         }
         // Held from here on: it must not pass the limit while the second attempt is prepared.
         match self.rewind.as_ref().map_or(Ok(()), Rewind::hold) {
@@ -190,49 +187,46 @@ impl<B> Call<B> {
                     Some(left) => left.go_on(&policy.live.memory, slot, serves),
                     None => slot.other(),
                 };
-                Step::Replay(answer)
+                Step::Replay
             }
             Err(reason) => {
                 if let Some(key) = self.key {
                     // We cannot send it again, but the caller may: then the other goes first.
                     policy.live.memory.learn(key, slot.other());
                 }
-                Step::Answer(self.refuse(policy, answer, reason.into()))
+                Step::Refuse(reason.into())
             }
         }
     }
 
-    /// Keeps what a second attempt needs. Nobody but the caller has touched the head yet.
-    pub(crate) fn prepare_replay(
-        &mut self,
-        request: &mut Request<ReplayBody<B>>,
-        policy: &Policy,
-        credential: &Credential,
-    ) where
-        B: Body + Unpin,
-        B::Error: Into<BoxError>,
-    {
-        self.snapshot = Some(Snapshot::of(request, credential.name()));
-        let (body, rewind) = std::mem::take(request.body_mut()).rewindable(policy.replay_limit);
-        *request.body_mut() = body;
-        self.rewind = Some(rewind);
-    }
-
-    /// The first attempt's head, but for the credential.
-    pub(crate) fn first_head(
+    /// The first attempt's request. Keeps what a second attempt needs.
+    pub(crate) fn first_request(
         &mut self,
         policy: &Policy,
         slot: Slot,
-        request: Request<ReplayBody<B>>,
-    ) -> Request<ReplayBody<B>> {
+        credential: Credential,
+        mut head: request::Parts,
+        mut body: ReplayBody<B>,
+    ) -> Request<ReplayBody<B>>
+    where
+        B: Body + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        if self.final_because.is_none() {
+            // Nobody but the caller has touched the head yet.
+            self.snapshot = Some(Snapshot::of(&head, credential.name()));
+            let (sent, rewind) = body.rewindable(policy.replay_limit);
+            body = sent;
+            self.rewind = Some(rewind);
+        }
         if let (Some(rule), Some(left)) = (&policy.left_behind, &mut self.left)
             && left.begin(&policy.live.memory, slot)
         {
-            let (mut head, body) = request.into_parts();
             rule.remove(&mut head);
-            return Request::from_parts(head, body);
         }
-        request
+        policy.put(&credential, &mut head.headers);
+        self.send(policy, slot, credential);
+        Request::from_parts(head, body)
     }
 
     /// The second attempt's head, but for the credential.
@@ -240,7 +234,9 @@ impl<B> Call<B> {
         let snapshot =
             self.snapshot.take().expect("nothing is replayed without a snapshot, which is used once");
         let mut head = snapshot.thaw(self.uri.clone());
-        if let (Some(rule), Some(Left { is_removed: true, .. })) = (&policy.left_behind, &self.left) {
+        if let (Some(rule), Some(left)) = (&policy.left_behind, &self.left)
+            && left.is_removed
+        {
             rule.remove(&mut head);
         }
         head

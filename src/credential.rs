@@ -1,6 +1,7 @@
 //! [`Credential`]: one header that proves who is calling.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
@@ -31,6 +32,11 @@ use crate::error::Error;
 /// ```
 #[derive(Clone)]
 pub struct Credential {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct Inner {
     name: HeaderName,
     /// Always marked sensitive.
     value: HeaderValue,
@@ -97,48 +103,50 @@ impl Credential {
         })?;
         drop(bytes);
         value.set_sensitive(true);
-        Ok(Self { name, value, generation: GENERATION.fetch_add(1, Ordering::Relaxed), expires_at: None })
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { inner: Arc::new(Inner { name, value, generation, expires_at: None }) })
     }
 
     /// The same credential, known to end at `at` (wall clock). Default: no known end.
     #[must_use]
     pub fn with_expiry(mut self, at: SystemTime) -> Self {
-        self.expires_at = Some(at);
+        Arc::make_mut(&mut self.inner).expires_at = Some(at);
         self
     }
 
     /// The header that carries it.
     pub fn name(&self) -> &HeaderName {
-        &self.name
+        &self.inner.name
     }
 
     /// When it ends (wall clock), if that is known.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.expires_at
+        self.inner.expires_at
     }
 
     /// A number that this credential shares with its clones and with no other credential of this process.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.inner.generation
     }
 
     /// Puts the credential into `headers`, in place of every value under the same name.
     pub fn apply(&self, headers: &mut HeaderMap) {
-        headers.insert(self.name.clone(), self.value.clone());
+        headers.insert(self.inner.name.clone(), self.inner.value.clone());
     }
 
     /// Whether the server would see the same bytes from both.
     pub(crate) fn is_same_secret(&self, other: &Self) -> bool {
-        self.generation == other.generation || (self.name == other.name && self.value == other.value)
+        let (ours, theirs) = (&*self.inner, &*other.inner);
+        ours.generation == theirs.generation || (ours.name == theirs.name && ours.value == theirs.value)
     }
 }
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credential")
-            .field("name", &self.name)
-            .field("generation", &self.generation)
-            .field("expires_at", &self.expires_at)
+            .field("name", &self.inner.name)
+            .field("generation", &self.inner.generation)
+            .field("expires_at", &self.inner.expires_at)
             .finish_non_exhaustive()
     }
 }

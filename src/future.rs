@@ -50,15 +50,17 @@ where
 }
 
 /// Where the call is. The `Option`s are there to be taken when the state is left.
+///
+/// What does not have to wait goes through no state: most calls are in `Attempt` and `Done` alone.
 #[pin_project(project = StateProj)]
 enum State<F, B, RB: Body> {
-    Start {
-        request: Option<Request<B>>,
+    Failed {
+        error: Option<Error>,
     },
     FirstCredential {
         slot: Slot,
         credential: CredentialFuture,
-        request: Option<Request<ReplayBody<B>>>,
+        request: Option<(request::Parts, ReplayBody<B>)>,
     },
     Attempt {
         #[pin]
@@ -91,18 +93,57 @@ const TAKEN: &str = "what a state holds is taken only when the state is left";
 
 impl<S, P, E, B, RB> ResponseFuture<S, P, E, B, RB>
 where
-    S: Service<Request<ReplayBody<B>>>,
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+    P: AuthProvider + 'static,
+    E: AuthProvider + 'static,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
     RB: Body,
 {
-    /// `ready` has been polled ready and not been called since.
-    pub(crate) fn new(ready: S, shared: Arc<Shared<P, E>>, request: Request<B>) -> Self {
-        Self {
-            inner: ready,
-            shared,
-            call: Call::new(&request),
-            state: State::Start { request: Some(request) },
-        }
+    /// `ready` has been polled ready and not been called since. It is called at once, if the credential is at hand.
+    pub(crate) fn new(mut ready: S, shared: Arc<Shared<P, E>>, request: Request<B>) -> Self {
+        let mut call = Call::new(&shared.policy, &request);
+        let state = start(&mut ready, &shared, &mut call, request);
+        Self { inner: ready, shared, call, state }
     }
+}
+
+fn start<S, P, E, B, RB>(
+    ready: &mut S,
+    shared: &Shared<P, E>,
+    call: &mut Call<B>,
+    request: Request<B>,
+) -> State<S::Future, B, RB>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+    P: AuthProvider + 'static,
+    E: AuthProvider + 'static,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    RB: Body,
+{
+    let policy = &shared.policy;
+    if !policy.is_in_scope(&call.uri) || is_for_a_proxy(&request) {
+        call.outcome.record_no_replay(NoReplay::OutOfScope);
+        let request = request.map(ReplayBody::untouched);
+        return State::Attempt { response: call.watch.enter(|| ready.call(request)) };
+    }
+    if policy.is_insecure(&call.uri) {
+        call.fail(policy);
+        return State::Failed { error: Some(Error::insecure_origin(&call.uri)) };
+    }
+    let (head, body) = request.into_parts();
+    let body = ReplayBody::new(body);
+    let slot = call.plan(policy, &head, body.content());
+    let credential = match shared.provider(slot).credential(&head).at_hand() {
+        Ok(Ok(credential)) => {
+            let request = call.first_request(policy, slot, credential, head, body);
+            return State::Attempt { response: call.watch.enter(|| ready.call(request)) };
+        }
+        Ok(Err(error)) => CredentialFuture::ready(Err(error)),
+        Err(waiting) => waiting,
+    };
+    State::FirstCredential { slot, credential, request: Some((head, body)) }
 }
 
 impl<S, P, E, B, RB> Future for ResponseFuture<S, P, E, B, RB>
@@ -123,51 +164,26 @@ where
         let policy = &shared.policy;
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Start { request } => {
-                    let request = request.take().expect(TAKEN);
-                    call.begin(policy, request.method());
-                    if !policy.is_in_scope(&call.uri) || is_for_a_proxy(&request) {
-                        call.outcome.record_no_replay(NoReplay::OutOfScope);
-                        let request = request.map(ReplayBody::untouched);
-                        State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
-                    } else if policy.is_insecure(&call.uri) {
-                        call.fail(policy);
-                        this.state.set(State::Done);
-                        return Poll::Ready(Err(Error::insecure_origin(&call.uri).into()));
-                    } else {
-                        let (head, body) = request.into_parts();
-                        let body = ReplayBody::new(body);
-                        let slot = call.plan(policy, &head, body.content());
-                        State::FirstCredential {
-                            slot,
-                            credential: shared.provider(slot).credential(&head),
-                            request: Some(Request::from_parts(head, body)),
-                        }
-                    }
+                StateProj::Failed { error } => {
+                    let error = error.take().expect(TAKEN);
+                    this.state.set(State::Done);
+                    return Poll::Ready(Err(error.into()));
                 }
 
                 StateProj::FirstCredential { slot, credential, request } => {
                     let (slot, given) = (*slot, ready!(Pin::new(credential).poll(cx)));
-                    let mut request = request.take().expect(TAKEN);
+                    let (head, body) = request.take().expect(TAKEN);
                     match given {
                         Ok(credential) => {
-                            if call.final_because.is_none() {
-                                call.prepare_replay(&mut request, policy, &credential);
-                            }
-                            let mut request = call.first_head(policy, slot, request);
-                            policy.put(&credential, request.headers_mut());
-                            call.send(policy, slot, credential);
+                            let request = call.first_request(policy, slot, credential, head, body);
                             State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
                         }
                         Err(error) => match call.turn_to_other(policy, slot, error) {
-                            Ok(other) => {
-                                let (head, body) = request.into_parts();
-                                State::FirstCredential {
-                                    slot: other,
-                                    credential: shared.provider(other).credential(&head),
-                                    request: Some(Request::from_parts(head, body)),
-                                }
-                            }
+                            Ok(other) => State::FirstCredential {
+                                slot: other,
+                                credential: shared.provider(other).credential(&head),
+                                request: Some((head, body)),
+                            },
                             Err(error) => {
                                 call.fail(policy);
                                 this.state.set(State::Done);
@@ -186,22 +202,29 @@ where
                             return Poll::Ready(Err(error.into()));
                         }
                     };
-                    let answer = Answer::new(response);
+                    // The inner service's future goes before its answer is looked at.
+                    this.state.set(State::Done);
+                    let mut answer = Answer::new(response);
                     if call.sent.is_none() {
-                        this.state.set(State::Done);
                         return Poll::Ready(Ok(call.finish(policy, answer)));
                     }
-                    match policy.classifier.head(&answer.head) {
+                    let decision = match policy.classifier.head(&answer.head) {
                         Decision::Inspect if call.may_peek && policy.may_inspect(&answer.head) => {
-                            State::Peek { answer: Some(answer), asked_at: 0 }
-                        }
-                        decision => match call.judge(shared, answer, decision) {
-                            Step::Answer(answer) => {
-                                this.state.set(State::Done);
-                                return Poll::Ready(Ok(answer));
+                            let mut asked_at = 0;
+                            match answer.poll_decision(cx, policy, &mut asked_at) {
+                                Poll::Ready(decision) => decision,
+                                Poll::Pending => {
+                                    this.state.set(State::Peek { answer: Some(answer), asked_at });
+                                    return Poll::Pending;
+                                }
                             }
-                            Step::Replay(refused) => State::Drain { refused: Some(refused), patience: None },
-                        },
+                        }
+                        decision => decision,
+                    };
+                    match call.judge(shared, &answer.head, decision) {
+                        Step::Final => return Poll::Ready(Ok(call.finish(policy, answer))),
+                        Step::Refuse(reason) => return Poll::Ready(Ok(call.refuse(policy, answer, reason))),
+                        Step::Replay => State::Drain { refused: Some(answer), patience: None },
                     }
                 }
 
@@ -209,12 +232,11 @@ where
                     let looked = answer.as_mut().expect(TAKEN);
                     let decision = ready!(looked.poll_decision(cx, policy, asked_at));
                     let answer = answer.take().expect(TAKEN);
-                    match call.judge(shared, answer, decision) {
-                        Step::Answer(answer) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(Ok(answer));
-                        }
-                        Step::Replay(refused) => State::Drain { refused: Some(refused), patience: None },
+                    this.state.set(State::Done);
+                    match call.judge(shared, &answer.head, decision) {
+                        Step::Final => return Poll::Ready(Ok(call.finish(policy, answer))),
+                        Step::Refuse(reason) => return Poll::Ready(Ok(call.refuse(policy, answer, reason))),
+                        Step::Replay => State::Drain { refused: Some(answer), patience: None },
                     }
                 }
 
@@ -314,7 +336,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Start { .. } => "start",
+            State::Failed { .. } => "failed",
             State::FirstCredential { .. } => "first credential",
             State::Attempt { .. } => "attempt",
             State::Peek { .. } => "peek",

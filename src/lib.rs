@@ -87,6 +87,7 @@ mod future;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod handle;
+mod headers;
 mod layer;
 pub mod observe;
 mod origin;

@@ -1,7 +1,6 @@
 //! [`Origin`]: where a credential may go. [`is_plaintext_to_another_host`] tells where it may not.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -114,16 +113,6 @@ pub(crate) fn led_to_another_origin(asked: &Uri, response: &Extensions) -> bool 
     ours.is_some_and(|answered| answered != asked && !is_same_origin(answered, asked))
 }
 
-/// Feeds what tells origins apart into a hasher, whatever the letters' case.
-pub(crate) fn hash_origin<H: Hasher>(uri: &Uri, hasher: &mut H) {
-    let Some(view) = View::of(uri) else { return };
-    for text in [view.scheme, view.host] {
-        text.bytes().for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
-        hasher.write_u8(0xff);
-    }
-    view.port.hash(hasher);
-}
-
 /// A URI's origin, borrowed.
 struct View<'a> {
     scheme: &'a str,
@@ -233,19 +222,5 @@ mod tests {
         ] {
             assert!(is_plaintext_to_another_host(&uri(harmful)), "{harmful}");
         }
-    }
-
-    #[test]
-    fn the_hash_tells_origins_apart_as_equality_does() {
-        use std::hash::{BuildHasher, RandomState};
-        let state = RandomState::new();
-        let hash = |text: &str| {
-            let mut hasher = state.build_hasher();
-            hash_origin(&uri(text), &mut hasher);
-            hasher.finish()
-        };
-        assert_eq!(hash("https://a.example/x"), hash("HTTPS://A.example:443/y"));
-        assert_ne!(hash("https://a.example/"), hash("http://a.example/"));
-        assert_ne!(hash("https://a.example/"), hash("https://b.example/"));
     }
 }

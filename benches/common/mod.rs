@@ -71,7 +71,8 @@ impl Way {
 
 /// A chat's answer, shortened: the code stands behind the data, as it does at Coze.
 const ACCEPTED: &str = r#"{"data":{"id":"7381371876397948934","conversation_id":"7381365856095485412","bot_id":"7379462189365198898","created_at":1718609571,"last_error":{"code":0,"msg":""},"status":"in_progress"},"code":0,"msg":""}"#;
-const REFUSED: &str = r#"{"code":4101,"msg":"The token has no permission for this resource.","detail":{"logid":"2025"}}"#;
+const REFUSED: &str =
+    r#"{"code":4101,"msg":"The token has no permission for this resource.","detail":{"logid":"2025"}}"#;
 
 pub const OLD: &str = "Bearer old-token-of-some-forty-characters-as-they-are";
 pub const NEW: &str = "Bearer new-token-of-some-forty-characters-as-they-are";
@@ -133,17 +134,22 @@ fn set(token: &'static str) -> SetRequestHeaderLayer<HeaderValue> {
     SetRequestHeaderLayer::overriding(AUTHORIZATION, HeaderValue::from_static(token))
 }
 
-pub fn bare(case: Case) -> impl Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
+pub fn bare(
+    case: Case,
+) -> impl Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
     ServiceBuilder::new().layer(set(OLD)).service(Inner { answer: case.answer })
 }
 
 pub fn layer() -> CredentialFallbackLayer<Credential, Credential> {
-    let credential = |token: &str| Credential::bearer(token.trim_start_matches("Bearer ")).expect("a valid token");
+    let credential =
+        |token: &str| Credential::bearer(token.trim_start_matches("Bearer ")).expect("a valid token");
     let classifier = JsonCodeClassifier::new("code")
         .reject(4100, RejectionKind::Unauthenticated)
         .reject(4101, RejectionKind::Forbidden)
         .reject(700_012_006, RejectionKind::Unauthenticated);
-    CredentialFallbackLayer::new(credential(OLD), credential(NEW)).expect("two tokens").with_classifier(classifier)
+    CredentialFallbackLayer::new(credential(OLD), credential(NEW))
+        .expect("two tokens")
+        .with_classifier(classifier)
 }
 
 /// Looks at the status alone, and sets the other credential.
@@ -188,7 +194,8 @@ where
         let response = self.personal.call(request).await.unwrap_or_else(|never| match never {});
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap_or_else(|never| match never {}).to_bytes();
-        let code = serde_json::from_slice::<serde_json::Value>(&body).ok().and_then(|json| json["code"].as_i64());
+        let code =
+            serde_json::from_slice::<serde_json::Value>(&body).ok().and_then(|json| json["code"].as_i64());
         if matches!(code, Some(4100 | 4101)) {
             return self.enterprise.call(again).await.unwrap_or_else(|never| match never {});
         }

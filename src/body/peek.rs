@@ -15,18 +15,24 @@ use super::source::into_bytes_frame;
 /// If the layer looked at the answer, the frames it saw are handed on first, as they came; then comes the
 /// rest, or the error that ended it. If it did not look, this is the inner body and nothing more.
 pub struct PeekBody<B: Body> {
-    /// Frames taken off and not yet handed on. The first is kept apart: most answers that are looked at
-    /// are one frame, and need no queue.
+    /// The first frame taken off and not yet handed on. Most answers that are looked at are one frame.
     first: Option<Bytes>,
-    more: VecDeque<Bytes>,
-    /// The seen frames in one piece, once there are two: at most the inspect limit is copied.
-    joined: Vec<u8>,
+    more: Option<Box<More>>,
     /// Bytes seen while peeking.
     seen: usize,
     /// What was seen after them and is no data: trailers, or the error that it failed with.
-    tail: Option<Result<Frame<Bytes>, B::Error>>,
+    tail: Option<Box<Result<Frame<Bytes>, B::Error>>>,
     /// `None` once it was read to its end, so that its connection is released at once.
     rest: Option<B>,
+}
+
+/// What came after the first frame.
+#[derive(Default)]
+struct More {
+    /// Frames taken off and not yet handed on.
+    queue: VecDeque<Bytes>,
+    /// The first and these in one piece: at most the inspect limit is copied.
+    joined: Vec<u8>,
 }
 
 /// Nothing in here is pinned in place: the inner body is `Unpin`, and an error is only ever moved.
@@ -43,7 +49,7 @@ pub(crate) enum Progress {
 
 impl<B: Body> PeekBody<B> {
     pub(crate) fn new(body: B) -> Self {
-        Self { first: None, more: VecDeque::new(), joined: Vec::new(), seen: 0, tail: None, rest: Some(body) }
+        Self { first: None, more: None, seen: 0, tail: None, rest: Some(body) }
     }
 
     /// Whether all of it is held here and the connection behind it is free.
@@ -54,16 +60,16 @@ impl<B: Body> PeekBody<B> {
     /// The inner body, if nothing of it is held here.
     #[cfg(feature = "reqwest")]
     pub(crate) fn take_untouched(&mut self) -> Option<B> {
-        let is_touched = self.first.is_some() || !self.more.is_empty() || self.tail.is_some();
+        let is_touched = self.first.is_some() || self.more.is_some() || self.tail.is_some();
         self.rest.take_if(|_| !is_touched)
     }
 
     /// The first bytes, `limit` at the most.
     pub(crate) fn prefix(&self, limit: usize) -> &[u8] {
-        let seen = match &self.first {
-            _ if !self.joined.is_empty() => &self.joined,
-            Some(first) => &first[..],
-            None => &[],
+        let seen = match (&self.more, &self.first) {
+            (Some(more), _) => &more.joined[..],
+            (None, Some(first)) => &first[..],
+            (None, None) => &[],
         };
         &seen[..seen.len().min(limit)]
     }
@@ -93,11 +99,11 @@ impl<B: Body + Unpin> PeekBody<B> {
                 if other.is_trailers() {
                     self.rest = None;
                 }
-                self.tail = Some(Ok(other));
+                self.tail = Some(Box::new(Ok(other)));
             }
             Err(error) => {
                 self.rest = None;
-                self.tail = Some(Err(error));
+                self.tail = Some(Box::new(Err(error)));
             }
         }
         Poll::Ready(Progress::More)
@@ -112,12 +118,13 @@ impl<B: Body + Unpin> PeekBody<B> {
             self.first = Some(data);
             return;
         };
-        if self.joined.is_empty() {
-            self.joined.extend_from_slice(&first[..first.len().min(limit)]);
+        let more = self.more.get_or_insert_default();
+        if more.joined.is_empty() {
+            more.joined.extend_from_slice(&first[..first.len().min(limit)]);
         }
-        let room = limit.saturating_sub(self.joined.len());
-        self.joined.extend_from_slice(&data[..data.len().min(room)]);
-        self.more.push_back(data);
+        let room = limit.saturating_sub(more.joined.len());
+        more.joined.extend_from_slice(&data[..data.len().min(room)]);
+        more.queue.push_back(data);
     }
 }
 
@@ -130,14 +137,17 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         if let Some(first) = self.first.take() {
-            self.joined = Vec::new();
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        if let Some(data) = self.more.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+        if let Some(more) = &mut self.more {
+            more.joined = Vec::new();
+            match more.queue.pop_front() {
+                Some(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => self.more = None,
+            }
         }
         if let Some(tail) = self.tail.take() {
-            return Poll::Ready(Some(tail));
+            return Poll::Ready(Some(*tail));
         }
         match &mut self.rest {
             Some(rest) => {
@@ -149,14 +159,15 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
 
     fn is_end_stream(&self) -> bool {
         self.first.is_none()
-            && self.more.is_empty()
+            && self.more.as_ref().is_none_or(|more| more.queue.is_empty())
             && self.tail.is_none()
             && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.first.iter().chain(&self.more).map(|data| data.len() as u64).sum();
-        match (&self.rest, &self.tail) {
+        let more = self.more.iter().flat_map(|more| &more.queue);
+        let held = self.first.iter().chain(more).map(|data| data.len() as u64).sum();
+        match (&self.rest, self.tail.as_deref()) {
             (Some(rest), _) => rest.size_hint() + SizeHint::with_exact(held),
             // How much the failed body still had to come is not known.
             (None, Some(Err(_))) => {
@@ -248,7 +259,7 @@ mod tests {
         };
         peek(&mut body, 8);
         assert_eq!(body.prefix(8), [1; 8]);
-        assert!(body.joined.is_empty());
+        assert!(body.more.is_none());
         assert!(body.is_whole());
         assert_eq!(body.size_hint().exact(), Some(before));
 

@@ -11,6 +11,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Classify, Decision, Rejection, RejectionKind, StatusClassifier};
+use crate::headers::first_value;
 
 #[cfg(test)]
 mod tests;
@@ -86,10 +87,14 @@ impl JsonCodeClassifier {
     /// Whether a listed code follows the field's name anywhere: a cheap search that spares nearly every
     /// answer the parse.
     fn may_hold_a_listed_code(&self, prefix: &[u8]) -> bool {
-        self.quoted
-            .find_iter(prefix)
-            .filter_map(|at| value_after(&prefix[at + self.quoted.needle().len()..]))
-            .any(|(code, _)| self.kind_of(code).is_some())
+        let mut rest = prefix;
+        while let Some(at) = self.quoted.find(rest) {
+            rest = &rest[at + self.quoted.needle().len()..];
+            if value_after(rest).is_some_and(|(code, _)| self.kind_of(code).is_some()) {
+                return true;
+            }
+        }
+        false
     }
 
     /// The code, if it is the first thing in the object and is there whole.
@@ -145,31 +150,36 @@ impl fmt::Debug for JsonCodeClassifier {
 /// `application/json`, `text/json` and every `+json`
 /// ([RFC 6839, 3.1](https://www.rfc-editor.org/rfc/rfc6839#section-3.1)).
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(value)) = headers.get(CONTENT_TYPE).map(|value| value.to_str()) else {
-        return false;
-    };
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    let ends_with = |suffix: &str| {
-        essence
-            .len()
-            .checked_sub(suffix.len())
-            .and_then(|at| essence.get(at..))
-            .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
-    };
-    ends_with("/json") || ends_with("+json")
+    let Some(value) = first_value(headers, &CONTENT_TYPE) else { return false };
+    let end = memchr::memchr(b';', value.as_bytes()).unwrap_or(value.len());
+    let essence = value.as_bytes()[..end].trim_ascii_end();
+    let suffix = essence.len().checked_sub(5).map_or(&[][..], |at| &essence[at..]);
+    suffix.eq_ignore_ascii_case(b"/json") || suffix.eq_ignore_ascii_case(b"+json")
 }
 
 /// Reads `: 4101` or `: "4101"` at the start of `bytes`; with it, what stands behind.
 fn value_after(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    // "No error", as nearly every answer has it.
+    if let [b':', digit @ b'0'..=b'9', rest @ ..] = bytes
+        && let [b',' | b'}', ..] = rest
+    {
+        return Some((i64::from(digit - b'0'), rest));
+    }
     let value = bytes.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
     let quoted = value.first() == Some(&b'"');
     let digits = if quoted { &value[1..] } else { value };
-    let end = digits
-        .iter()
-        .enumerate()
-        .position(|(at, byte)| !(byte.is_ascii_digit() || (at == 0 && *byte == b'-')))
-        .unwrap_or(digits.len());
-    let code = std::str::from_utf8(&digits[..end]).ok()?.parse().ok()?;
+    let unsigned = digits.strip_prefix(b"-").unwrap_or(digits);
+    // Counted below zero, where there is room for one more than above.
+    let (mut negative, mut end) = (0_i64, digits.len() - unsigned.len());
+    for digit in unsigned.iter().take_while(|byte| byte.is_ascii_digit()) {
+        negative = negative.checked_mul(10)?.checked_sub(i64::from(digit - b'0'))?;
+        end += 1;
+    }
+    let is_number = digits[..end].last().is_some_and(u8::is_ascii_digit);
+    let code = if unsigned.len() < digits.len() { negative } else { negative.checked_neg()? };
+    if !is_number {
+        return None;
+    }
     let rest = &digits[end..];
     if quoted { Some((code, rest.strip_prefix(b"\"")?)) } else { Some((code, rest)) }
 }

@@ -10,12 +10,10 @@ use super::{CallEvent, Ending, Observe, ObserveCall};
 
 /// The observers of a call. Without any, nothing is kept and no clock is read.
 #[derive(Default)]
-pub(crate) struct Watch {
-    observers: Vec<Box<dyn ObserveCall>>,
-    times: Option<Times>,
-}
+pub(crate) struct Watch(Option<Box<Watchers>>);
 
-struct Times {
+struct Watchers {
+    observers: Vec<Box<dyn ObserveCall>>,
     started: Instant,
     /// When the attempt under way was sent.
     sent: Option<Instant>,
@@ -25,49 +23,49 @@ struct Times {
 
 impl Watch {
     pub(crate) fn begin(observers: &[Arc<dyn Observe>], method: &Method, uri: &Uri) -> Self {
-        if observers.is_empty() {
-            return Self::default();
-        }
-        Self {
-            observers: observers.iter().map(|observer| observer.call(method, uri)).collect(),
-            times: Some(Times { started: Instant::now(), sent: None, took: Duration::ZERO }),
-        }
+        Self((!observers.is_empty()).then(|| {
+            let observers = observers.iter().map(|observer| observer.call(method, uri)).collect();
+            Box::new(Watchers { observers, started: Instant::now(), sent: None, took: Duration::ZERO })
+        }))
     }
 
     pub(crate) fn event(&mut self, event: CallEvent<'_>) {
-        if let Some(times) = &mut self.times {
-            match event {
-                CallEvent::Attempt { .. } => times.sent = Some(Instant::now()),
-                CallEvent::Answered { .. } => {
-                    times.took = times.sent.take().map_or(Duration::ZERO, |sent| sent.elapsed());
-                }
-                _ => {}
-            }
-            self.observers.iter_mut().for_each(|observer| observer.event(&event));
+        if let Some(watchers) = &mut self.0 {
+            watchers.event(event);
         }
     }
 
     pub(crate) fn end(&mut self, ending: Ending) {
-        if let Some(times) = self.times.take() {
-            let added = times.started.elapsed().saturating_sub(times.took);
-            let event = CallEvent::End { ending, added };
-            self.observers.drain(..).for_each(|mut observer| observer.event(&event));
+        if let Some(mut watchers) = self.0.take() {
+            let added = watchers.started.elapsed().saturating_sub(watchers.took);
+            watchers.event(CallEvent::End { ending, added });
         }
     }
 
     /// Calls `inner` in the midst of all observers.
     pub(crate) fn enter<T>(&mut self, inner: impl FnOnce() -> T) -> T {
-        if self.observers.is_empty() {
-            return inner();
-        }
+        let Some(watchers) = &mut self.0 else { return inner() };
         let (mut inner, mut result) = (Some(inner), None);
-        enter_all(&mut self.observers, &mut || {
+        enter_all(&mut watchers.observers, &mut || {
             if let Some(inner) = inner.take() {
                 result = Some(inner());
             }
         });
         // An observer that has not called it does not stop the call.
         result.unwrap_or_else(|| inner.take().expect("it is taken only where a result is left")())
+    }
+}
+
+impl Watchers {
+    fn event(&mut self, event: CallEvent<'_>) {
+        match event {
+            CallEvent::Attempt { .. } => self.sent = Some(Instant::now()),
+            CallEvent::Answered { .. } => {
+                self.took = self.sent.take().map_or(Duration::ZERO, |sent| sent.elapsed());
+            }
+            _ => {}
+        }
+        self.observers.iter_mut().for_each(|observer| observer.event(&event));
     }
 }
 

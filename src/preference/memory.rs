@@ -1,16 +1,17 @@
 //! [`Memory`]: which slot last answered for a resource.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use http::Uri;
+use http::uri::Scheme;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
 use super::Slot;
-use crate::origin::hash_origin;
 
 /// Resources remembered at the most. A forgotten one costs one more refusal, so the bound only has to be
 /// larger than what is in use at a time; at about 50 bytes each this is half a megabyte when full.
@@ -45,13 +46,17 @@ pub(crate) struct Known {
 
 impl Memory {
     pub(crate) fn new() -> Self {
-        Self { entries: Cache::new(CAPACITY), in_use: AtomicBool::new(false), hash: RandomState::new() }
+        Self { entries: Cache::new(CAPACITY), in_use: AtomicBool::new(false), hash: RandomState::default() }
     }
 
     /// The key of a resource of this name in the URI's origin; of the origin itself without a name.
+    ///
+    /// The origin counts as it is written. Another spelling of it has a memory of its own: that costs a refusal,
+    /// and taking the spelling apart would cost more on every call.
     pub(crate) fn key(&self, uri: &Uri, resource: Option<&str>) -> u64 {
         let mut hasher = self.hash.build_hasher();
-        hash_origin(uri, &mut hasher);
+        hasher.write(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
+        hasher.write_u8(u8::from(uri.scheme() == Some(&Scheme::HTTPS)));
         if let Some(resource) = resource {
             hasher.write(resource.as_bytes());
         }
@@ -149,7 +154,8 @@ mod tests {
     fn a_resource_is_known_by_its_origin_and_name_and_not_by_the_path() {
         let memory = Memory::new();
         let key = |uri_text, name| memory.key(&uri(uri_text), name);
-        assert_eq!(key("https://a.example/1?x", Some("bot")), key("https://A.example:443/2", Some("bot")));
+        assert_eq!(key("https://a.example/1?x", Some("bot")), key("https://a.example/2", Some("bot")));
+        assert_ne!(key("https://a.example/", None), key("http://a.example/", None));
         assert_ne!(key("https://a.example/", Some("bot")), key("https://b.example/", Some("bot")));
         assert_ne!(key("https://a.example/", Some("bot")), key("https://a.example/", Some("bat")));
         assert_ne!(key("https://a.example/", Some("bot")), key("https://a.example/", None));

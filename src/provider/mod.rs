@@ -125,6 +125,16 @@ impl CredentialFuture {
     }
 }
 
+impl CredentialFuture {
+    /// The answer if it is at hand, or the future to wait for.
+    pub(crate) fn at_hand(self) -> Result<Result<Credential, CredentialError>, Self> {
+        match self.inner {
+            Inner::Ready(Some(result)) => Ok(result),
+            inner => Err(Self { inner }),
+        }
+    }
+}
+
 impl Future for CredentialFuture {
     type Output = Result<Credential, CredentialError>;
 
