@@ -49,9 +49,6 @@ struct FrozenHeaders {
     count: usize,
 }
 
-/// Bytes of a [`prefix`].
-const PREFIX: usize = size_of::<u64>();
-
 /// Set in a prefix if the value is marked sensitive.
 const SENSITIVE: u64 = 1 << 47;
 
@@ -67,7 +64,6 @@ impl FrozenHeaders {
         let (mut buffer, mut count) = (spare::take(), 0);
         for (name, value) in headers.iter().filter(|(name, _)| *name != without) {
             let text = name.as_str().as_bytes();
-            buffer.reserve(PREFIX + text.len() + value.len());
             buffer.extend_from_slice(&prefix(name, value).to_ne_bytes());
             buffer.extend_from_slice(text);
             buffer.extend_from_slice(value.as_bytes());

@@ -335,7 +335,10 @@ impl<B> Call<B> {
             rewind.release();
         }
         let Answer { mut head, body } = answer;
-        std::mem::replace(&mut self.outcome, Outcome::new()).store(&mut head.extensions);
+        // The plainest outcome is told by absence.
+        if !self.outcome.is_plain() {
+            std::mem::replace(&mut self.outcome, Outcome::new()).store(&mut head.extensions);
+        }
         Response::from_parts(head, body)
     }
 

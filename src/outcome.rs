@@ -207,6 +207,14 @@ impl Outcome {
         self.unavailable = Some((slot, error));
     }
 
+    /// Whether the primary was tried first and accepted, and nothing else is to be said.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.attempts, [Some(Attempt { slot: Slot::Primary, refused: None }), None])
+            && self.unavailable.is_none()
+            && self.no_replay.is_none()
+            && !self.has_started_afresh
+    }
+
     /// Stores it where [`of`](Self::of) finds it; the plainest outcome is told by absence.
     pub(crate) fn store(self, extensions: &mut Extensions) {
         match (self.attempts, &self.unavailable, &self.no_replay, self.has_started_afresh) {

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, request, response};
 
 use crate::classify::{Classify, Decision, Rejection};
 use crate::credential::Credential;
 use crate::handle::Live;
-use crate::headers::first_value;
+use crate::headers::first_values;
 use crate::observe::Observe;
 use crate::origin::{Origin, is_plaintext_to_another_host};
 use crate::preference::{LeftBehind, ResourceKey};
@@ -89,13 +89,13 @@ pub(crate) fn is_for_a_proxy<B>(request: &Request<B>) -> bool {
 fn has_readable_body(head: &response::Parts) -> bool {
     let is_bodiless = head.status.is_informational()
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let is_encoded = first_value(&head.headers, &CONTENT_ENCODING)
-        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    let is_event_stream = first_value(&head.headers, &CONTENT_TYPE).is_some_and(|value| {
+    let is_encoded = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    let is_event_stream = |value: &HeaderValue| {
         const EVENTS: &[u8] = b"text/event-stream";
         value.as_bytes().get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS))
-    });
-    !(is_bodiless || is_encoded || is_event_stream)
+    };
+    let [coding, content_type] = first_values(&head.headers, [&CONTENT_ENCODING, &CONTENT_TYPE]);
+    !(is_bodiless || coding.is_some_and(is_encoded) || content_type.is_some_and(is_event_stream))
 }
 
 impl fmt::Debug for Policy {

@@ -4,12 +4,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::source::Source;
+use super::source::{Source, into_bytes_frame};
 use super::tee::{CannotRewind, Passed, Sender, Taker, tee};
 use crate::error::BoxError;
 
@@ -83,15 +83,24 @@ where
     /// Wraps a body. It is polled once, to see whether all of it is at hand.
     ///
     /// A body that is not ready is left to whoever sends it. Nothing waits.
-    pub fn new(body: B) -> Self {
+    pub fn new(mut body: B) -> Self {
         if body.is_end_stream() {
-            return Self::from_content(Bytes::new());
+            return Self::default();
         }
-        let mut source = Source::new(body);
-        match source.read_ahead() {
-            Some(content) => Self::from_content(content),
-            None => Self { kind: Kind::Stream(Box::new(source)) },
-        }
+        let length = body.size_hint().exact();
+        // Whoever sends it polls it again, with a waker of its own. So nobody needs to be woken here.
+        let first = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(first)) => first.map(into_bytes_frame).map_err(Into::into),
+            Poll::Ready(None) => return Self::default(),
+            Poll::Pending => return Self { kind: Kind::Stream(Box::new(Source::new(body))) },
+        };
+        let ahead = match first.map(Frame::into_data) {
+            Ok(Ok(content)) if body.is_end_stream() => return Self::from_content(content),
+            Ok(Ok(data)) => Ok(Frame::data(data)),
+            Ok(Err(other)) => Ok(other),
+            Err(error) => Err(error),
+        };
+        Self { kind: Kind::Stream(Box::new(Source::read_ahead(ahead, body, length))) }
     }
 
     /// Makes a body that can be sent again: keeps what passes, up to `limit` bytes of a streaming body.

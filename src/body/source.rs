@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
@@ -41,6 +41,13 @@ impl<B: Body> Source<B> {
         Self { before: Kept::default(), ahead: None, rest: Some(rest), length }
     }
 
+    /// A body of which the first frame, or error, has been read; `length` is what it had said before.
+    pub(super) fn read_ahead(ahead: Result<Frame<Bytes>, BoxError>, rest: B, length: Option<u64>) -> Self {
+        // Nothing may follow trailers (RFC 9110, 6.5), nor an error.
+        let goes_on = ahead.as_ref().is_ok_and(|frame| !frame.is_trailers());
+        Self { before: Kept::default(), ahead: Some(ahead), rest: goes_on.then_some(rest), length }
+    }
+
     pub(super) fn is_end_stream(&self) -> bool {
         self.before.is_empty() && self.ahead.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
@@ -72,32 +79,6 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Reads the first frame, if it is there, and returns the content if that was all of it.
-    pub(super) fn read_ahead(&mut self) -> Option<Bytes> {
-        // A body that is not ready is polled again by whoever sends it, with a waker of its own. So nobody
-        // needs to be woken here.
-        let Poll::Ready(first) = self.poll_frame(&mut Context::from_waker(Waker::noop())) else {
-            return None;
-        };
-        let is_last = self.rest.as_ref().is_none_or(Body::is_end_stream);
-        match first.map(|frame| frame.map(Frame::into_data)) {
-            None => Some(Bytes::new()),
-            Some(Ok(Ok(content))) if is_last => Some(content),
-            Some(Ok(Ok(data))) => {
-                self.ahead = Some(Ok(Frame::data(data)));
-                None
-            }
-            Some(Ok(Err(other))) => {
-                self.ahead = Some(Ok(other));
-                None
-            }
-            Some(Err(error)) => {
-                self.ahead = Some(Err(error));
-                None
-            }
-        }
-    }
-
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,

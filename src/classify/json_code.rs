@@ -11,7 +11,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Classify, Decision, Rejection, RejectionKind, StatusClassifier};
-use crate::headers::first_value;
+use crate::headers::first_values;
 
 #[cfg(test)]
 mod tests;
@@ -150,7 +150,7 @@ impl fmt::Debug for JsonCodeClassifier {
 /// `application/json`, `text/json` and every `+json`
 /// ([RFC 6839, 3.1](https://www.rfc-editor.org/rfc/rfc6839#section-3.1)).
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = first_value(headers, &CONTENT_TYPE) else { return false };
+    let [Some(value)] = first_values(headers, [&CONTENT_TYPE]) else { return false };
     let end = memchr::memchr(b';', value.as_bytes()).unwrap_or(value.len());
     let essence = value.as_bytes()[..end].trim_ascii_end();
     let suffix = essence.len().checked_sub(5).map_or(&[][..], |at| &essence[at..]);

@@ -128,7 +128,8 @@ impl Stats {
 
     /// Milliseconds since the start, from 1: 0 stands for "never".
     pub(super) fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+        let elapsed = self.started.elapsed();
+        elapsed.as_secs() * 1_000 + u64::from(elapsed.subsec_millis()) + 1
     }
 }
 
