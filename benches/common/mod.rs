@@ -234,3 +234,16 @@ where
         std::hint::black_box(frame.into_data().ok());
     }
 }
+
+/// Short, as it is for ratios within one run.
+#[cfg(not(test))]
+pub fn criterion() -> criterion::Criterion {
+    use std::time::Duration;
+
+    criterion::Criterion::default()
+        .without_plots()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(30)
+        .configure_from_args()
+}
