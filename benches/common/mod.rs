@@ -70,8 +70,8 @@ impl Way {
 }
 
 /// A chat's answer, shortened: the code stands behind the data, as it does at Coze.
-const ACCEPTED: &str = r#"{"data":{"id":"7381371876397948934","conversation_id":"7381365856095485412","bot_id":"7379462189365198898","created_at":1718609571,"last_error":{"code":0,"msg":""},"status":"in_progress"},"code":0,"msg":""}"#;
-const REFUSED: &str =
+pub const ACCEPTED: &str = r#"{"data":{"id":"7381371876397948934","conversation_id":"7381365856095485412","bot_id":"7379462189365198898","created_at":1718609571,"last_error":{"code":0,"msg":""},"status":"in_progress"},"code":0,"msg":""}"#;
+pub const REFUSED: &str =
     r#"{"code":4101,"msg":"The token has no permission for this resource.","detail":{"logid":"2025"}}"#;
 
 pub const OLD: &str = "Bearer old-token-of-some-forty-characters-as-they-are";
@@ -246,4 +246,20 @@ pub fn criterion() -> criterion::Criterion {
         .measurement_time(Duration::from_secs(1))
         .sample_size(30)
         .configure_from_args()
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Where the report finds what a benchmark has measured.
+pub fn save(name: &str, results: &serde_json::Value) {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("results");
+    let written = std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(folder.join(format!("{name}.json")), results.to_string()));
+    if let Err(error) = written {
+        eprintln!("{name}: the results could not be written: {error}");
+    }
+    println!("{name}: {results:#}");
 }

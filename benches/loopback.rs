@@ -1,0 +1,251 @@
+//! Real clients and a real server on one machine: calls per second and latency, before and after the move.
+
+mod common;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use reqwest_chain::{ChainMiddleware, Chainer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tower::{Layer, Service, ServiceExt};
+use tower_credential_fallback::reqwest::FallbackMiddleware;
+
+const CALLERS: usize = 16;
+const ROUND: Duration = Duration::from_millis(400);
+const ROUNDS: usize = 9;
+const BODY: usize = 4 * 1024;
+
+/// Says whether the call was accepted in the end.
+type Call = Arc<dyn Fn(String) -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// Refuses the old token once everything has moved, and counts.
+struct Server {
+    url: String,
+    has_moved: Arc<AtomicBool>,
+    requests: Arc<AtomicU64>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/v3/chat", listener.local_addr().expect("it is bound"));
+        let (has_moved, requests) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (moved, count) = (Arc::clone(&has_moved), Arc::clone(&requests));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                let (moved, count) = (Arc::clone(&moved), Arc::clone(&count));
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let right = if moved.load(Ordering::Relaxed) { common::NEW } else { common::OLD };
+                    let is_right = request.headers().get(AUTHORIZATION).is_some_and(|value| value == right);
+                    async move {
+                        let _ = request.into_body().collect().await;
+                        let (status, text) =
+                            if is_right { (200, common::ACCEPTED) } else { (401, common::REFUSED) };
+                        let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+                        *response.status_mut() = status.try_into().expect("a valid status");
+                        response
+                            .headers_mut()
+                            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                        Ok::<_, Infallible>(response)
+                    }
+                });
+                let connection = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { url, has_moved, requests }
+    }
+}
+
+fn content() -> Bytes {
+    static CONTENT: [u8; BODY] = [b'x'; BODY];
+    Bytes::from_static(&CONTENT)
+}
+
+fn request(url: &str, token: Option<&'static str>) -> Request<Full<Bytes>> {
+    let mut request = Request::post(url).body(Full::new(content())).expect("a valid URL");
+    if let Some(token) = token {
+        request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(token));
+    }
+    request
+}
+
+fn hyper<B>() -> Client<HttpConnector, B>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+async fn is_accepted<S, B>(client: S, request: Request<Full<Bytes>>) -> bool
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error: std::fmt::Debug>,
+    B: http_body::Body<Error: std::fmt::Debug>,
+{
+    let response = client.oneshot(request).await.expect("loopback");
+    let is_accepted = response.status().is_success();
+    response.into_body().collect().await.expect("loopback");
+    is_accepted
+}
+
+fn hyper_bare() -> Call {
+    let client = hyper();
+    Arc::new(move |url| Box::pin(is_accepted(client.clone(), request(&url, Some(common::OLD)))))
+}
+
+fn hyper_ours() -> Call {
+    let client = common::layer().layer(hyper());
+    Arc::new(move |url| Box::pin(is_accepted(client.clone(), request(&url, None))))
+}
+
+/// Clone, send, collect, parse, look at the code, send again with a second client.
+fn hyper_recipe() -> Call {
+    let (personal, enterprise) = (hyper(), hyper());
+    Arc::new(move |url| {
+        let (personal, enterprise) = (personal.clone(), enterprise.clone());
+        Box::pin(async move {
+            let request = request(&url, Some(common::OLD));
+            let mut again = request.clone();
+            let response = personal.oneshot(request).await.expect("loopback");
+            let is_accepted_at_once = response.status().is_success();
+            let body = response.into_body().collect().await.expect("loopback").to_bytes();
+            let code = serde_json::from_slice::<Value>(&body).ok().and_then(|json| json["code"].as_i64());
+            if matches!(code, Some(4100 | 4101)) {
+                again.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(common::NEW));
+                return is_accepted(enterprise, again).await;
+            }
+            is_accepted_at_once
+        })
+    })
+}
+
+struct Swap;
+
+#[async_trait]
+impl Chainer for Swap {
+    type State = bool;
+
+    async fn chain(
+        &self,
+        result: reqwest_middleware::Result<reqwest::Response>,
+        has_swapped: &mut bool,
+        request: &mut reqwest::Request,
+    ) -> reqwest_middleware::Result<Option<reqwest::Response>> {
+        let response = result?;
+        if response.status() != 401 || std::mem::replace(has_swapped, true) {
+            return Ok(Some(response));
+        }
+        request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(common::NEW));
+        Ok(None)
+    }
+}
+
+fn reqwest(client: reqwest_middleware::ClientWithMiddleware, token: Option<&'static str>) -> Call {
+    Arc::new(move |url| {
+        let request = client.post(url).body(content());
+        let request = token.into_iter().fold(request, |request, token| request.header(AUTHORIZATION, token));
+        Box::pin(async move {
+            let response = request.send().await.expect("loopback");
+            let is_accepted = response.status().is_success();
+            response.bytes().await.expect("loopback");
+            is_accepted
+        })
+    })
+}
+
+fn reqwest_with<M: reqwest_middleware::Middleware>(
+    middleware: M,
+) -> reqwest_middleware::ClientWithMiddleware {
+    reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).with(middleware).build()
+}
+
+/// Calls in a round by all callers, and how long each took, in microseconds.
+async fn round(call: &Call, url: &str) -> (f64, Vec<f64>) {
+    let started = Instant::now();
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let (call, url) = (Arc::clone(call), url.to_owned());
+            tokio::spawn(async move {
+                let mut took = Vec::new();
+                while started.elapsed() < ROUND {
+                    let sent = Instant::now();
+                    call(url.clone()).await;
+                    took.push(sent.elapsed().as_secs_f64() * 1e6);
+                }
+                took
+            })
+        })
+        .collect();
+    let mut took = Vec::new();
+    for caller in callers {
+        took.extend(caller.await.expect("no caller panics"));
+    }
+    (took.len() as f64 / started.elapsed().as_secs_f64(), took)
+}
+
+/// Everybody in turn, round by round, so that all meet with the same noise.
+async fn phase(name: &str, server: &Server, ways: &[(&'static str, Call)]) -> Value {
+    let mut seen: Vec<(Vec<f64>, Vec<f64>, u64)> = ways.iter().map(|_| Default::default()).collect();
+    for nth in 0..ROUNDS {
+        eprint!("\r{name}: round {} of {ROUNDS}  ", nth + 1);
+        for ((_, call), (rates, took, requests)) in ways.iter().zip(&mut seen) {
+            let before = server.requests.load(Ordering::Relaxed);
+            let (rate, each) = round(call, &server.url).await;
+            *requests += server.requests.load(Ordering::Relaxed) - before;
+            rates.push(rate);
+            took.extend(each);
+        }
+    }
+    eprintln!();
+    let rows = ways.iter().zip(seen).map(|((name, _), (rates, mut took, requests))| {
+        took.sort_by(f64::total_cmp);
+        let calls = took.len();
+        json!({
+            "way": name,
+            "per_second": common::median(rates),
+            "median_us": took[calls / 2],
+            "p99_us": took[calls * 99 / 100],
+            "requests_per_call": requests as f64 / calls as f64,
+        })
+    });
+    Value::Array(rows.collect())
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() {
+    let server = Server::start().await;
+    let ways: Vec<(&'static str, Call)> = vec![
+        ("hyper: bare", hyper_bare()),
+        ("hyper: ours", hyper_ours()),
+        ("hyper: recipe", hyper_recipe()),
+        ("reqwest: bare", reqwest(reqwest::Client::new().into(), Some(common::OLD))),
+        ("reqwest: ours", reqwest(reqwest_with(FallbackMiddleware::new(common::layer())), None)),
+        ("reqwest: reqwest-chain", reqwest(reqwest_with(ChainMiddleware::new(Swap)), Some(common::OLD))),
+    ];
+    let before = phase("before the move", &server, &ways).await;
+    server.has_moved.store(true, Ordering::Relaxed);
+    for (name, call) in &ways {
+        let is_accepted = call(server.url.clone()).await;
+        assert!(is_accepted || name.ends_with("bare"), "{name} has to find the way");
+    }
+    let after = phase("after the move", &server, &ways).await;
+    common::save("loopback", &json!({ "callers": CALLERS, "body": BODY, "before": before, "after": after }));
+}
