@@ -95,14 +95,9 @@ impl Credential {
         if text.is_empty() {
             return Err(Error::config(field, "expected a value that is not empty"));
         }
-        // `Bytes` shares its memory from the second handle on; take that one allocation here rather
-        // than on the first request.
-        let bytes = Bytes::from(text);
-        let mut value = HeaderValue::from_maybe_shared(bytes.clone()).map_err(|_| {
+        let value = shared_value(text.into_bytes()).ok_or_else(|| {
             Error::config(field, "expected characters that are allowed in a header, without line ends")
         })?;
-        drop(bytes);
-        value.set_sensitive(true);
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         Ok(Self { inner: Arc::new(Inner { name, value, generation, expires_at: None }) })
     }
@@ -112,6 +107,20 @@ impl Credential {
     pub fn with_expiry(mut self, at: SystemTime) -> Self {
         Arc::make_mut(&mut self.inner).expires_at = Some(at);
         self
+    }
+
+    /// The same credential, sharing nothing with this one.
+    pub(crate) fn replica(&self) -> Self {
+        let Inner { name, value, generation, expires_at } = &*self.inner;
+        let value = shared_value(value.as_bytes().to_vec()).unwrap_or_else(|| value.clone());
+        Self {
+            inner: Arc::new(Inner {
+                name: name.clone(),
+                value,
+                generation: *generation,
+                expires_at: *expires_at,
+            }),
+        }
     }
 
     /// The header that carries it.
@@ -139,6 +148,16 @@ impl Credential {
         let (ours, theirs) = (&*self.inner, &*other.inner);
         ours.generation == theirs.generation || (ours.name == theirs.name && ours.value == theirs.value)
     }
+}
+
+/// A value that is marked sensitive and whose clones allocate nothing; `None` if it is none for a header.
+fn shared_value(bytes: Vec<u8>) -> Option<HeaderValue> {
+    // `Bytes` shares its memory from the second handle on; take that one allocation here rather than on the
+    // first request.
+    let bytes = Bytes::from(bytes);
+    let mut value = HeaderValue::from_maybe_shared(bytes.clone()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 impl fmt::Debug for Credential {
