@@ -236,7 +236,6 @@ where
 }
 
 /// Short, as it is for ratios within one run.
-#[cfg(not(test))]
 pub fn criterion() -> criterion::Criterion {
     use std::time::Duration;
 
