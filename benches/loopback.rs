@@ -25,7 +25,7 @@ use tower_credential_fallback::reqwest::FallbackMiddleware;
 
 const CALLERS: usize = 16;
 const ROUND: Duration = Duration::from_millis(400);
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 15;
 const BODY: usize = 4 * 1024;
 
 /// Says whether the call was accepted in the end.
@@ -215,12 +215,19 @@ async fn phase(name: &str, server: &Server, ways: &[(&'static str, Call)]) -> Va
         }
     }
     eprintln!();
+    let all_rates: Vec<_> = seen.iter().map(|(rates, ..)| rates.clone()).collect();
+    // Round by round, with the bare client of the same kind: what disturbs a round disturbs both.
+    let beside_bare = |name: &str, rates: &[f64]| {
+        let bare = format!("{}: bare", name.split(':').next().unwrap_or_default());
+        let bare = ways.iter().position(|(name, _)| *name == bare).expect("each kind has a bare client");
+        common::median(rates.iter().zip(&all_rates[bare]).map(|(rate, bare)| rate / bare).collect())
+    };
     let rows = ways.iter().zip(seen).map(|((name, _), (rates, mut took, requests))| {
         took.sort_by(f64::total_cmp);
         let calls = took.len();
         json!({
             "way": name,
-            "per_second": common::median(rates),
+            "per_second": beside_bare(name, &rates),
             "median_us": took[calls / 2],
             "p99_us": took[calls * 99 / 100],
             "requests_per_call": requests as f64 / calls as f64,

@@ -151,8 +151,12 @@ impl fmt::Debug for JsonCodeClassifier {
 /// ([RFC 6839, 3.1](https://www.rfc-editor.org/rfc/rfc6839#section-3.1)).
 fn is_json(headers: &HeaderMap) -> bool {
     let [Some(value)] = first_values(headers, [&CONTENT_TYPE]) else { return false };
-    let end = memchr::memchr(b';', value.as_bytes()).unwrap_or(value.len());
-    let essence = value.as_bytes()[..end].trim_ascii_end();
+    let value = value.as_bytes();
+    if value == b"application/json" {
+        return true;
+    }
+    let end = memchr::memchr(b';', value).unwrap_or(value.len());
+    let essence = value[..end].trim_ascii_end();
     let suffix = essence.len().checked_sub(5).map_or(&[][..], |at| &essence[at..]);
     suffix.eq_ignore_ascii_case(b"/json") || suffix.eq_ignore_ascii_case(b"+json")
 }
