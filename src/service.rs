@@ -23,6 +23,9 @@ use crate::provider::AuthProvider;
 /// a buffer, or anything else that gives out permits. Bodies have to be `Unpin`: box those that are not
 /// (`http_body_util::combinators::UnsyncBoxBody`).
 ///
+/// If the credential is at hand, the first attempt is sent by `call` itself, as if the layer were not there; if it has
+/// to be waited for, when the future is polled.
+///
 /// # Errors
 ///
 /// Those of the inner service, unchanged, and [`Error`](crate::Error) where no request could be sent.

@@ -17,8 +17,8 @@
 //!
 //! # The head
 //!
-//! Before anybody touches it, the head is written into one buffer. Most of these are dropped unread, so a copy
-//! costs one allocation, and only a refusal pays for making headers of it again. Attempt 2 starts from that: what
+//! Before anybody touches it, the head is written into one buffer, which was used by another call before. Most of these
+//! are dropped unread, so nothing is allocated, and only a refusal pays for making headers of it again. Attempt 2 starts from that: what
 //! inner layers had added to attempt 1 is not in it, and neither is a credential of any kind.
 //!
 //! # The request's body
@@ -62,6 +62,6 @@
 //!
 //! # The report
 //!
-//! Relaxed atomic counters. A minute's count and its number are one `u64`, so that a minute turns without a lock.
+//! Relaxed atomic counters, and a lock-free set of the hashes of what the primary has answered for. A minute's count and its number are one `u64`, so that a minute turns without a lock.
 #[cfg(doc)]
 use crate::*;

@@ -32,11 +32,30 @@
 //!
 //! # What a call pays
 //!
-//! By construction, for a request whose body is in memory and whose first credential is accepted: one buffer for the
-//! frozen head, no copy of the body, no lock unless something has moved, a handful of relaxed atomic additions,
-//! one reading of the clock. With an observer: a box for each observer, and clock readings for each attempt.
+//! `benches/run` measures everything side by side and writes `benches/README.md`, with the conditions and what each peer
+//! does not do. For a call with 4 KiB in memory, 7 headers made at run time and a JSON answer that is inspected, beside
+//! the same call with one header set by tower-http's `SetRequestHeaderLayer`:
 //!
-//! A streaming body pays one allocation for the place that both attempts can reach, one for what is kept, and an
-//! uncontended lock for each frame until the answer is accepted; then nothing.
+//! | | ours | `tower::retry`, by status alone | the recipe |
+//! | --- | --- | --- | --- |
+//! | heap allocations added | 1 | 17 | 36 |
+//! | instructions added | 3,689 | 6,720 | 22,835 |
+//! | bytes of the body copied | 0 | 0 | 0 |
+//!
+//! The one allocation is `bytes`' own: a `Bytes` that was made of a `Vec` takes a reference count when it is cloned for
+//! the first time. What is spent on: a third on freezing the head into a buffer that was used before, a quarter on looking
+//! for the code in the answer, the rest on moving heads and bodies about.
+//!
+//! Over loopback, with 16 callers on two cores, the layer keeps 0.99 of the bare hyper client's calls per second before
+//! the move, and makes 2.19 times the recipe's after it.
+//!
+//! A cached token is read without a lock and without an allocation, in the same time by 64 tasks as by 1. A thousand calls
+//! on a cold cache mint once, and none waits 2 ms longer than the mint itself.
+//!
+//! With an observer, a call pays a box for each observer and clock readings for each attempt.
+//!
+//! A streaming body pays one allocation for the place that both attempts can reach, one or more for what is kept, and an
+//! uncontended lock for each frame until the answer is accepted; then nothing. Kept, a stream of 1,000 frames is read in a
+//! third of the time that `shared_http_body` takes.
 #[cfg(doc)]
 use crate::*;
