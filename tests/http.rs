@@ -317,3 +317,36 @@ async fn a_redirect_to_another_origin_that_refuses_is_never_answered_with_the_ot
     assert!(matches!(Outcome::of(&response).no_replay(), Some(NoReplay::Redirected)));
     assert!(stranger_saw.lock().unwrap().iter().flatten().all(|key| key != "new"));
 }
+
+#[tokio::test]
+async fn an_uploads_first_frame_leaves_before_the_second_exists() {
+    for protocol in PROTOCOLS {
+        let arrived = Arc::new(Notify::new());
+        let go_on = Arc::clone(&arrived);
+        let server = Server::start(move |request| {
+            let arrived = Arc::clone(&arrived);
+            async move {
+                let mut body = request.into_body();
+                let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+                arrived.notify_one();
+                let rest = body.collect().await.unwrap().to_bytes();
+                json(200, [first, rest].concat())
+            }
+        })
+        .await;
+        // Were the first frame held back, the second would never come.
+        let frames = futures::stream::unfold((0, go_on), |(nth, go_on)| async move {
+            match nth {
+                0 => {}
+                1 => go_on.notified().await,
+                _ => return None,
+            }
+            let data = Frame::data(Bytes::from(if nth == 0 { "first " } else { "second" }));
+            Some((Ok::<_, std::io::Error>(data), (nth + 1, go_on)))
+        });
+        let request = Request::post(server.url("/")).body(StreamBody::new(Box::pin(frames))).unwrap();
+        let call = layer().layer(hyper_client(protocol)).oneshot(request);
+        let response = tokio::time::timeout(Duration::from_secs(20), call).await.expect("held back").unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "first second", "{protocol:?}");
+    }
+}
