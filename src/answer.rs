@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Response, response};
@@ -13,6 +13,10 @@ use crate::body::{PeekBody, Progress};
 use crate::classify::Decision;
 use crate::policy::Policy;
 
+/// How long an answer of unknown length is looked at. A stream that is not marked as one must not keep its head
+/// from the caller; an answer that is only slow has begun by then.
+const PEEK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a refused answer that is slow to come is read on, so that its connection can be used again.
 /// A new connection costs about as much; waiting longer than that gains nothing.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
@@ -21,6 +25,14 @@ const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
 pub(crate) struct Answer<RB: Body> {
     pub(crate) head: response::Parts,
     pub(crate) body: PeekBody<RB>,
+}
+
+/// How far the look at an answer has come.
+#[derive(Default)]
+pub(crate) struct Peeking {
+    /// How much the classifier has seen.
+    asked_at: usize,
+    patience: Patience,
 }
 
 impl<RB: Body> Answer<RB> {
@@ -39,7 +51,7 @@ impl<RB: Body + Unpin> Answer<RB> {
         &mut self,
         cx: &mut Context<'_>,
         policy: &Policy,
-        asked_at: &mut usize,
+        peeking: &mut Peeking,
     ) -> Poll<Decision> {
         let progress = loop {
             match self.body.poll_peek(cx, policy.inspect_limit) {
@@ -49,14 +61,18 @@ impl<RB: Body + Unpin> Answer<RB> {
             }
         };
         let prefix = self.body.prefix(policy.inspect_limit);
-        if prefix.len() == *asked_at {
-            return progress;
+        if prefix.len() != peeking.asked_at {
+            peeking.asked_at = prefix.len();
+            match policy.classifier.body(&self.head, prefix) {
+                Decision::Inspect => {}
+                decided => return Poll::Ready(decided),
+            }
         }
-        *asked_at = prefix.len();
-        match policy.classifier.body(&self.head, prefix) {
-            Decision::Inspect => progress,
-            decided => Poll::Ready(decided),
+        if progress.is_pending() && self.body.size_hint().exact().is_none() && has_timer(&peeking.patience) {
+            ready!(poll_patience(&mut peeking.patience, PEEK_PATIENCE, cx));
+            return Poll::Ready(Decision::Inspect);
         }
+        progress
     }
 }
 
@@ -73,9 +89,20 @@ pub(crate) fn poll_drain<RB: Body + Unpin>(
             return Poll::Ready(());
         }
     }
-    if patience.is_none() && tokio::runtime::Handle::try_current().is_err() {
+    if !has_timer(patience) {
         // Another executor: no timer to trust in, so no wait.
         return Poll::Ready(());
     }
-    patience.get_or_insert_with(|| Box::pin(sleep(DRAIN_PATIENCE))).as_mut().poll(cx)
+    poll_patience(patience, DRAIN_PATIENCE, cx)
+}
+
+/// Waits as it is told when it is first asked.
+type Patience = Option<Pin<Box<Sleep>>>;
+
+fn has_timer(patience: &Patience) -> bool {
+    patience.is_some() || tokio::runtime::Handle::try_current().is_ok()
+}
+
+fn poll_patience(patience: &mut Patience, time: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    patience.get_or_insert_with(|| Box::pin(sleep(time))).as_mut().poll(cx)
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use http::{Method, Request, Response, Uri, request, response};
+use http::{Method, Request, Response, StatusCode, Uri, request, response};
 use http_body::Body;
 
 use crate::answer::Answer;
@@ -27,8 +27,10 @@ pub(crate) struct Call<B> {
     pub(crate) may_peek: bool,
     /// The resource, as the memory knows it.
     key: Option<u64>,
-    /// The slot that is known to serve it.
+    /// The slot that has been seen to serve it.
     known: Option<Slot>,
+    /// Whether both were refused a moment ago.
+    is_cooling: bool,
     /// What it refers to that may have stayed behind.
     left: Option<Box<Left>>,
     /// Whose turn it is at the second attempt.
@@ -65,6 +67,7 @@ impl<B> Call<B> {
             may_peek: !matches!(*request.method(), Method::HEAD | Method::CONNECT),
             key: None,
             known: None,
+            is_cooling: false,
             left: None,
             next: Slot::Fallback,
             final_because: None,
@@ -82,11 +85,14 @@ impl<B> Call<B> {
     /// `content` is the request's body, if that is in memory.
     pub(crate) fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
         self.key = policy.key(head, content.unwrap_or_default());
-        let known = self.key.map(|key| policy.live.memory.recall(key));
-        self.known = known.map(|known| known.slot);
-        if let Some(rule) = &policy.left_behind {
+        let memory = &policy.live.memory;
+        let known = self.key.map(|key| memory.recall(key));
+        self.known = known.filter(|known| known.is_learnt).map(|known| known.slot);
+        self.is_cooling = memory.is_in_use()
+            && self.key.is_some_and(|key| memory.recall(policy.cool_key(&self.uri, key)).is_cooling);
+        if let Some((rule, memory)) = &policy.left_behind {
             let name = rule.find(head, content.unwrap_or_default());
-            self.left = name.map(|name| Box::new(Left::new(&policy.live.memory, head, name)));
+            self.left = name.map(|name| Box::new(Left::new(memory, head, name)));
         }
         let (slot, is_only) = match head.extensions.get() {
             Some(CredentialChoice::First(slot)) => (*slot, false),
@@ -101,7 +107,7 @@ impl<B> Call<B> {
         };
         self.final_because = if is_only {
             Some(NoReplay::OnlyOne)
-        } else if known.is_some_and(|known| known.is_cooling) {
+        } else if self.is_cooling {
             Some(NoReplay::CoolingDown)
         } else {
             None
@@ -147,31 +153,25 @@ impl<B> Call<B> {
         self.is_under_way = false;
         self.watch.event(CallEvent::Answered { slot, status: head.status, refused: rejection });
         let Some(rejection) = rejection else {
-            if let Some(key) = self.key.filter(|_| self.known != Some(slot)) {
-                policy.live.memory.learn(key, slot);
+            if says_nothing_of_the_credential(head.status) {
+                policy.live.stats.unclear(slot);
+            } else {
+                self.learn_from_acceptance(policy, slot, is_second);
             }
-            if let Some(left) = &self.left {
-                let refused = self.outcome.attempts().next().filter(|_| is_second).map(|first| first.slot);
-                left.accepted(&policy.live.memory, slot, refused);
-            }
-            policy.live.stats.accepted(slot, self.key, is_second);
             return Step::Final;
         };
         policy.live.stats.refused(slot, &rejection);
 
-        if led_to_another_origin(&self.uri, &head.extensions) {
+        let is_strangers = led_to_another_origin(&self.uri, &head.extensions);
+        if is_strangers {
             // Whoever refused there never was to see our credential: it says nothing about it.
             self.final_because = Some(NoReplay::Redirected);
         } else if let Some((_, credential)) = &self.sent {
             shared.provider(slot).rejected(credential, &rejection);
         }
         if is_second {
-            if let Some(key) = self.key {
-                let first = self.outcome.attempts().next().map_or(slot, |first| first.slot);
-                if let Some(other) = self.left.as_ref().and_then(|left| left.refused(first, slot)) {
-                    policy.live.memory.learn(key, other);
-                }
-                policy.live.memory.cool(key, policy.cooldown);
+            if !is_strangers {
+                self.learn_from_two_refusals(policy, slot);
             }
             return Step::Final;
         }
@@ -183,9 +183,9 @@ impl<B> Call<B> {
             Ok(()) => {
                 // A token that is not valid says nothing of what the request refers to.
                 let serves = self.known.filter(|_| rejection.kind() != RejectionKind::Unauthenticated);
-                self.next = match &mut self.left {
-                    Some(left) => left.go_on(&policy.live.memory, slot, serves),
-                    None => slot.other(),
+                self.next = match (&mut self.left, &policy.left_behind) {
+                    (Some(left), Some((_, memory))) => left.go_on(memory, slot, serves),
+                    _ => slot.other(),
                 };
                 Step::Replay
             }
@@ -197,6 +197,36 @@ impl<B> Call<B> {
                 Step::Refuse(reason.into())
             }
         }
+    }
+
+    fn learn_from_acceptance(&self, policy: &Policy, slot: Slot, is_second: bool) {
+        let memory = &policy.live.memory;
+        if let Some(key) = self.key {
+            // Only after a refusal: what either credential may do, such as a list, says nothing of the other.
+            if is_second {
+                memory.learn(key, slot);
+            }
+            if self.is_cooling {
+                memory.warm(policy.cool_key(&self.uri, key));
+            }
+        }
+        if let (Some(left), Some((_, memory))) = (&self.left, &policy.left_behind) {
+            let refused = self.outcome.attempts().next().filter(|_| is_second).map(|first| first.slot);
+            left.accepted(memory, slot, refused);
+        }
+        policy.live.stats.accepted(slot, self.key, is_second);
+    }
+
+    fn learn_from_two_refusals(&self, policy: &Policy, slot: Slot) {
+        let Some(key) = self.key else { return };
+        let memory = &policy.live.memory;
+        if let (Some(left), Some((_, left_memory))) = (&self.left, &policy.left_behind) {
+            let first = self.outcome.attempts().next().map_or(slot, |first| first.slot);
+            if let Some(other) = left.refused(left_memory, first, slot) {
+                memory.learn(key, other);
+            }
+        }
+        memory.cool(policy.cool_key(&self.uri, key), policy.cooldown);
     }
 
     /// The first attempt's request. Keeps what a second attempt needs.
@@ -219,8 +249,8 @@ impl<B> Call<B> {
             body = sent;
             self.rewind = Some(rewind);
         }
-        if let (Some(rule), Some(left)) = (&policy.left_behind, &mut self.left)
-            && left.begin(&policy.live.memory, slot)
+        if let (Some((rule, memory)), Some(left)) = (&policy.left_behind, &mut self.left)
+            && left.begin(memory, slot)
         {
             rule.remove(&mut head);
         }
@@ -234,7 +264,7 @@ impl<B> Call<B> {
         let snapshot =
             self.snapshot.take().expect("nothing is replayed without a snapshot, which is used once");
         let mut head = snapshot.thaw(self.uri.clone());
-        if let (Some(rule), Some(left)) = (&policy.left_behind, &self.left)
+        if let (Some((rule, _)), Some(left)) = (&policy.left_behind, &self.left)
             && left.is_removed
         {
             rule.remove(&mut head);
@@ -336,7 +366,9 @@ impl<B> Call<B> {
         }
         let Answer { mut head, body } = answer;
         // The plainest outcome is told by absence.
-        if !self.outcome.is_plain() {
+        if self.outcome.is_plain() {
+            Outcome::forget(&mut head.extensions);
+        } else {
             std::mem::replace(&mut self.outcome, Outcome::new()).store(&mut head.extensions);
         }
         Response::from_parts(head, body)
@@ -345,4 +377,9 @@ impl<B> Call<B> {
     fn sent_slot(&self) -> Slot {
         self.sent.as_ref().map_or(Slot::Primary, |(slot, _)| *slot)
     }
+}
+
+/// Overload, timeouts and failures may come from something before the server's own look at the credential.
+fn says_nothing_of_the_credential(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }

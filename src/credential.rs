@@ -86,6 +86,10 @@ impl Credential {
     pub fn header(name: impl AsRef<str>, value: impl AsRef<str>) -> Result<Self, Error> {
         let name = HeaderName::from_bytes(name.as_ref().as_bytes())
             .map_err(|_| Error::config("name", "expected a valid header name, such as `x-api-key`"))?;
+        // A server takes them off (RFC 9110, 5.5), and two secrets that differ by them alone are one.
+        if value.as_ref().trim_matches([' ', '\t']).len() < value.as_ref().len() {
+            return Err(Error::config("value", "expected no space or tab at either end"));
+        }
         Self::from_text("value", name, value.as_ref().to_owned())
     }
 

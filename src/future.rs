@@ -12,7 +12,7 @@ use pin_project::{pin_project, pinned_drop};
 use tokio::time::Sleep;
 use tower_service::Service;
 
-use crate::answer::{Answer, poll_drain};
+use crate::answer::{Answer, Peeking, poll_drain};
 use crate::body::{PeekBody, ReplayBody};
 use crate::call::{Call, Step};
 use crate::classify::Decision;
@@ -33,7 +33,7 @@ use crate::provider::{AuthProvider, CredentialFuture};
 ///
 /// # Panics
 ///
-/// In a Tokio runtime without its time driver, if a refused answer is slow to come.
+/// In a Tokio runtime without its time driver, if an answer that is looked at is slow to come.
 #[pin_project(PinnedDrop)]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<S, P, E, B, RB>
@@ -68,7 +68,7 @@ enum State<F, B, RB: Body> {
     },
     Peek {
         answer: Option<Answer<RB>>,
-        asked_at: usize,
+        peeking: Peeking,
     },
     Drain {
         refused: Option<Answer<RB>>,
@@ -210,11 +210,11 @@ where
                     }
                     let decision = match policy.classifier.head(&answer.head) {
                         Decision::Inspect if call.may_peek && policy.may_inspect(&answer.head) => {
-                            let mut asked_at = 0;
-                            match answer.poll_decision(cx, policy, &mut asked_at) {
+                            let mut peeking = Peeking::default();
+                            match answer.poll_decision(cx, policy, &mut peeking) {
                                 Poll::Ready(decision) => decision,
                                 Poll::Pending => {
-                                    this.state.set(State::Peek { answer: Some(answer), asked_at });
+                                    this.state.set(State::Peek { answer: Some(answer), peeking });
                                     return Poll::Pending;
                                 }
                             }
@@ -228,9 +228,9 @@ where
                     }
                 }
 
-                StateProj::Peek { answer, asked_at } => {
+                StateProj::Peek { answer, peeking } => {
                     let looked = answer.as_mut().expect(TAKEN);
-                    let decision = ready!(looked.poll_decision(cx, policy, asked_at));
+                    let decision = ready!(looked.poll_decision(cx, policy, peeking));
                     let answer = answer.take().expect(TAKEN);
                     this.state.set(State::Done);
                     match call.judge(shared, &answer.head, decision) {

@@ -12,7 +12,7 @@ use crate::handle::{FallbackHandle, Live};
 use crate::observe::Observe;
 use crate::origin::Origin;
 use crate::policy::Policy;
-use crate::preference::{LeftBehind, Order, ResourceKey, Slot};
+use crate::preference::{LeftBehind, Memory, Order, ResourceKey, Slot};
 use crate::provider::AuthProvider;
 use crate::service::CredentialFallback;
 
@@ -64,6 +64,8 @@ const COOLDOWN: Duration = Duration::from_secs(1);
 
 impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
     /// A layer over these two providers, with every setting at its default.
+    ///
+    /// Its services need a Tokio runtime with the timer enabled, if answers may be slow to come.
     ///
     /// # Errors
     ///
@@ -141,7 +143,7 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     /// What requests may refer to that does not move with their resource, such as a bot's conversations: a replay
     /// does without it, if it is not its account's. Default: nothing; requests are replayed as they are.
     pub fn with_left_behind(mut self, rule: impl LeftBehind + 'static) -> Self {
-        self.policy.left_behind = Some(Arc::new(rule));
+        self.policy.left_behind = Some((Arc::new(rule), Arc::new(Memory::new())));
         self
     }
 
@@ -149,7 +151,9 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     ///
     /// If the refusal comes before more has been sent, the body is taken over by the second attempt: what was
     /// kept, then the rest. If it comes later, the caller gets the refusal, with
-    /// [`NoReplay::BodyTooLarge`](crate::NoReplay::BodyTooLarge); the other credential goes first the next time.
+    /// [`NoReplay::BodyTooLarge`](crate::NoReplay::BodyTooLarge). With [`Order::Adaptive`], the other credential goes
+    /// first for that resource the next time; where no resource is named, pin the retry with
+    /// [`CredentialChoice`](crate::CredentialChoice).
     /// Bodies in memory (`Full<Bytes>`, `Empty`) have no limit, since nothing more is kept of them.
     pub fn with_replay_limit(mut self, bytes: usize) -> Self {
         self.policy.replay_limit = bytes;
@@ -164,6 +168,8 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     }
 
     /// How long a resource that refused both credentials is not asked twice again. Default: 1 second.
+    ///
+    /// Without [`with_resource_key`](Self::with_resource_key), that is the path, not the whole origin.
     pub fn with_cooldown(mut self, cooldown: Duration) -> Self {
         self.policy.cooldown = cooldown;
         self

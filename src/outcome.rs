@@ -42,7 +42,7 @@ pub struct Attempt {
 }
 
 /// Why a refused request was not sent again with the other credential.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum NoReplay {
     /// The request's body is a stream of which more had been sent than
@@ -105,6 +105,16 @@ impl NoReplay {
             Self::CoolingDown => 7,
             Self::OnlyOne => 8,
             Self::InnerNotReady => 9,
+        }
+    }
+}
+
+impl fmt::Debug for NoReplay {
+    /// Without the URL: its `state` is the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ProviderUnavailable(error) => f.debug_tuple("ProviderUnavailable").field(error).finish(),
+            other => f.write_str(other.as_str()),
         }
     }
 }
@@ -215,8 +225,17 @@ impl Outcome {
             && !self.has_started_afresh
     }
 
+    /// Takes out what a layer inside of this one has said.
+    pub(crate) fn forget(extensions: &mut Extensions) {
+        if !extensions.is_empty() {
+            extensions.remove::<Self>();
+            extensions.remove::<AcceptedFallback>();
+        }
+    }
+
     /// Stores it where [`of`](Self::of) finds it; the plainest outcome is told by absence.
     pub(crate) fn store(self, extensions: &mut Extensions) {
+        Self::forget(extensions);
         match (self.attempts, &self.unavailable, &self.no_replay, self.has_started_afresh) {
             ([Some(Attempt { slot, refused: None }), None], None, None, false) => match slot {
                 Slot::Primary => {}

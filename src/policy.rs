@@ -13,7 +13,7 @@ use crate::handle::Live;
 use crate::headers::first_values;
 use crate::observe::Observe;
 use crate::origin::{Origin, is_plaintext_to_another_host};
-use crate::preference::{LeftBehind, ResourceKey};
+use crate::preference::{LeftBehind, Memory, ResourceKey};
 
 /// The layer's settings and memory; cheap to clone.
 #[derive(Clone)]
@@ -21,15 +21,15 @@ pub(crate) struct Policy {
     pub(crate) classifier: Arc<dyn Classify>,
     /// `None`: the origin is the resource.
     pub(crate) resource: Option<Arc<dyn ResourceKey>>,
-    pub(crate) left_behind: Option<Arc<dyn LeftBehind>>,
+    /// With a memory of its own: what is left behind is no resource, and may be a multitude.
+    pub(crate) left_behind: Option<(Arc<dyn LeftBehind>, Arc<Memory>)>,
     pub(crate) replay_limit: usize,
     pub(crate) inspect_limit: usize,
     pub(crate) cooldown: Duration,
     /// `None`: every origin is in scope.
     pub(crate) origins: Option<Arc<[Origin]>>,
     pub(crate) plaintext: Arc<[Origin]>,
-    /// Credential headers known from the start. If the slots use different ones, the caller's own value
-    /// under either is dropped.
+    /// Credential headers known from the start: the caller's own value under any of them is dropped.
     pub(crate) known_headers: Arc<[HeaderName]>,
     pub(crate) observers: Vec<Arc<dyn Observe>>,
     /// Shared with the layer's handles, and with its clones.
@@ -53,10 +53,16 @@ impl Policy {
         Some(self.live.memory.key(&head.uri, Some(name)))
     }
 
+    /// What holds back when both were refused: the resource, or where none is named, the path. Not all of an
+    /// origin, since one closed path says nothing of the others.
+    pub(crate) fn cool_key(&self, uri: &Uri, key: u64) -> u64 {
+        if self.resource.is_some() { key } else { self.live.memory.key(uri, Some(uri.path())) }
+    }
+
     /// Puts the credential into a head, in place of whatever the caller had put there.
     pub(crate) fn put(&self, credential: &Credential, headers: &mut HeaderMap) {
-        if let [_, _, ..] = &*self.known_headers {
-            self.known_headers.iter().for_each(|name| drop(headers.remove(name)));
+        for name in self.known_headers.iter().filter(|name| *name != credential.name()) {
+            headers.remove(name);
         }
         credential.apply(headers);
     }

@@ -540,3 +540,103 @@ fn public_types_are_send_and_sync_and_debug_shows_no_secret() {
     let shown = format!("{layer:?} {:?} {future:?} {:#?}", layer.clone(), token("s3cret"));
     assert!(!shown.contains("s3cret"), "{shown}");
 }
+
+#[tokio::test]
+async fn an_overloaded_or_failing_server_teaches_nothing_and_counts_as_no_acceptance() {
+    for status in [408, 429, 500, 503] {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let server = Server::new(move |head| {
+            let is_new = bearer(&head.headers) == "new";
+            answer(
+                if is_new {
+                    status
+                } else if over.load(Ordering::SeqCst) {
+                    200
+                } else {
+                    401
+                },
+                "",
+            )
+        });
+        let layer = layer();
+        let (service, handle) = (layer.layer(server.clone()), layer.handle());
+        assert_eq!(service.clone().oneshot(get(URI)).await.unwrap().status(), status);
+        is_over.store(true, Ordering::SeqCst);
+        assert_eq!(service.clone().oneshot(get(URI)).await.unwrap().status(), 200);
+        assert_eq!(server.tokens(), ["old", "new", "old"], "{status}");
+        let report = handle.report();
+        assert_eq!((report.fallback.accepted, report.fallback.unclear, report.moved), (0, 1, 0));
+        assert_eq!(report.since_start().success_rate(), Some(0.5));
+    }
+}
+
+#[tokio::test]
+async fn one_closed_path_does_not_switch_the_fallback_off_for_its_origin() {
+    let server = Server::new(|head| {
+        let is_open = head.uri.path() != "/closed" && bearer(&head.headers) == "new";
+        answer(if is_open { 200 } else { 403 }, "")
+    });
+    let service = layer().with_cooldown(Duration::from_secs(3_600)).layer(server.clone());
+    let call = |path: &str| service.clone().oneshot(get(&format!("https://api.example{path}")));
+    assert!(Outcome::of(&call("/closed").await.unwrap()).is_refused());
+    assert_eq!(call("/open").await.unwrap().status(), 200);
+    let again = call("/closed").await.unwrap();
+    assert!(matches!(Outcome::of(&again).no_replay(), Some(NoReplay::CoolingDown)));
+}
+
+#[tokio::test]
+async fn what_either_credential_may_do_does_not_flip_the_preference() {
+    let server = Server::new(|_| answer(200, ""));
+    let service = layer().layer(server.clone());
+    let mut pinned = get(URI);
+    pinned.extensions_mut().insert(CredentialChoice::Only(Slot::Fallback));
+    service.clone().oneshot(pinned).await.unwrap();
+    service.clone().oneshot(get(URI)).await.unwrap();
+    assert_eq!(server.tokens(), ["new", "old"]);
+}
+
+#[tokio::test]
+async fn with_one_fixed_key_the_callers_own_value_of_it_never_goes_with_the_other_credential() {
+    let server =
+        Server::new(|head| answer(if head.headers.contains_key(AUTHORIZATION) { 200 } else { 401 }, ""));
+    let key = Credential::header("x-api-key", "old-key").unwrap();
+    let minted = provider_fn(|_: &http::request::Parts| ready(Ok(token("new"))));
+    let service = CredentialFallbackLayer::new(key, minted).unwrap().layer(server.clone());
+    for _ in 0..2 {
+        let mut request = get(URI);
+        request.headers_mut().insert("x-api-key", "callers-own".parse().unwrap());
+        service.clone().oneshot(request).await.unwrap();
+    }
+    let seen = server.seen.lock().unwrap();
+    let keys: Vec<_> = seen.iter().map(|(head, _)| head.headers.get("x-api-key").cloned()).collect();
+    assert_eq!(keys, [Some("old-key".parse().unwrap()), None, None]);
+}
+
+#[tokio::test]
+async fn nested_layers_tell_the_outer_ones_story() {
+    let server = Server::refusing("old");
+    let inner = CredentialFallbackLayer::new(token("old"), token("new")).unwrap();
+    // The outer one has its own header, and is accepted at once.
+    let key = |text| Credential::header("x-outer", text).unwrap();
+    let outer = CredentialFallbackLayer::new(key("a"), key("b")).unwrap();
+    let service = outer.layer(tower::util::MapResponse::new(inner.layer(server), |response| response));
+    let response = service.oneshot(get(URI)).await.unwrap();
+    assert_eq!(refused_by(Outcome::of(&response)), [(Slot::Primary, false)]);
+}
+
+#[tokio::test]
+async fn neither_the_users_url_nor_a_padded_key_slips_through() {
+    let needs_user = provider_fn(|_: &http::request::Parts| {
+        ready(Err(CredentialError::interaction_required("https://www.example/authorize?state=s3cret")))
+    });
+    let layer = CredentialFallbackLayer::new(token("old"), needs_user).unwrap();
+    let response = layer.layer(Server::refusing("old")).oneshot(get(URI)).await.unwrap();
+    let shown = format!("{:?} {:#?}", Outcome::of(&response), Outcome::of(&response).no_replay());
+    assert!(shown.contains("interaction_required") && !shown.contains("s3cret"), "{shown}");
+
+    for padded in ["key ", " key", "key\t"] {
+        let error = Credential::header("x-api-key", padded).unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidConfig, Some("value")), "{padded:?}");
+    }
+}

@@ -146,7 +146,7 @@ async fn with_the_fallback_first_a_bot_that_has_not_moved_keeps_its_conversation
     stage.move_bot(&stage.enterprise);
     assert_eq!(stage.chat(Some(&old)).await.code, 4101);
     let healed = stage.chat(Some(&old)).await;
-    assert_eq!(healed, fresh(&healed, Slot::Fallback, 2));
+    assert_eq!(healed, fresh(&healed, Slot::Fallback, 1));
 }
 
 #[tokio::test]
@@ -159,4 +159,15 @@ async fn a_conversation_that_nobody_has_is_left_as_well_and_one_that_is_known_is
     // A conversation that nobody has: without it, the bot answers.
     let answer = stage.chat(Some(&format!("{strangers}0"))).await;
     assert_eq!(answer, fresh(&answer, Slot::Fallback, 2));
+}
+
+#[tokio::test]
+async fn a_bot_that_nothing_is_known_of_keeps_the_conversation_that_the_fallback_has() {
+    let mut stage = Stage::set(true, Settings::default()).await;
+    stage.move_bot(&stage.enterprise);
+    let new = stage.chat(None).await.conversation;
+    assert_eq!(stage.chat(Some(&new)).await, chat(&new, Slot::Fallback, 1, false));
+    // Another bot of the enterprise, in the same conversation.
+    stage.bot = stage.coze.create_bot(&stage.workspace);
+    assert_eq!(stage.chat(Some(&new)).await, chat(&new, Slot::Fallback, 2, false));
 }

@@ -138,6 +138,9 @@ async fn events_arrive_before_the_next_one_exists_and_an_endless_answer_never_st
         (Protocol::Http2, "text/event-stream", "event:done\n\n"),
         (Protocol::Http1, "application/json", r#"{"code":0,"data":["#),
         (Protocol::Http2, "text/plain", "4101"),
+        // Whole, and no code in it: judged by its status when it has paused for a second.
+        (Protocol::Http1, "application/json", "{}\n"),
+        (Protocol::Http2, "application/json", "{}\n"),
     ] {
         let go_on = Arc::new(Notify::new());
         let released = Arc::clone(&go_on);

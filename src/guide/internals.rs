@@ -43,8 +43,8 @@
 //! # The answer
 //!
 //! A classifier that wants to see the body gets what has arrived so far, again when there is more, up to the
-//! inspect limit. The frames are handed on as they came. It may decide before the end, so an answer that pauses is not
-//! waited for. Event streams, encoded bodies, `HEAD`, 204, 304 and upgrades are judged by status alone.
+//! inspect limit. The frames are handed on as they came. It may decide before the end, so most answers that pause are not
+//! waited for; one of unknown length is waited for a second at the most, and then judged by its status. Event streams, encoded bodies, `HEAD`, 204, 304 and upgrades are judged by status alone.
 //!
 //! A refusal is read on, so that its connection can be used again: to its end, to the limit, or for 100 ms.
 //!

@@ -19,6 +19,8 @@
 //! - What is behind the inspect limit (8 KiB by default) is not seen. A code after a large `data` needs a larger
 //!   [`with_inspect_limit`](CredentialFallbackLayer::with_inspect_limit).
 //! - Content-encoded answers are judged by their status: put decompression inside the layer.
+//! - 408, 429 and 5xx count neither for nor against a credential. A rate limit that is told with 200 and a code does count
+//!   as an acceptance, unless a classifier of yours knows better.
 //! - A refusal inside of an event stream (an `error` event after a 200) is not seen.
 //!
 //! **Credentials**

@@ -30,8 +30,10 @@ impl Watch {
     }
 
     pub(crate) fn event(&mut self, event: CallEvent<'_>) {
-        if let Some(watchers) = &mut self.0 {
+        // Taken out meanwhile: an observer that panics is not called again, least of all while the call unwinds.
+        if let Some(mut watchers) = self.0.take() {
             watchers.event(event);
+            self.0 = Some(watchers);
         }
     }
 
@@ -44,13 +46,14 @@ impl Watch {
 
     /// Calls `inner` in the midst of all observers.
     pub(crate) fn enter<T>(&mut self, inner: impl FnOnce() -> T) -> T {
-        let Some(watchers) = &mut self.0 else { return inner() };
+        let Some(mut watchers) = self.0.take() else { return inner() };
         let (mut inner, mut result) = (Some(inner), None);
         enter_all(&mut watchers.observers, &mut || {
             if let Some(inner) = inner.take() {
                 result = Some(inner());
             }
         });
+        self.0 = Some(watchers);
         // An observer that has not called it does not stop the call.
         result.unwrap_or_else(|| inner.take().expect("it is taken only where a result is left")())
     }
@@ -107,6 +110,37 @@ mod tests {
             inner();
             inner();
         }
+    }
+
+    struct Panics;
+
+    impl Observe for Panics {
+        fn call(&self, _: &Method, _: &Uri) -> Box<dyn ObserveCall> {
+            Box::new(Self)
+        }
+    }
+
+    impl ObserveCall for Panics {
+        fn event(&mut self, _: &CallEvent<'_>) {
+            panic!("of the observer's making");
+        }
+    }
+
+    #[test]
+    fn an_observer_that_panics_is_not_told_of_the_end_while_the_call_unwinds() {
+        struct Call(Watch);
+        impl Drop for Call {
+            fn drop(&mut self) {
+                // A second panic here would end the process.
+                self.0.end(Ending::Abandoned);
+            }
+        }
+        let observers = [Arc::new(Panics) as Arc<dyn Observe>];
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut call = Call(Watch::begin(&observers, &Method::GET, &Uri::default()));
+            call.0.event(CallEvent::Failed { slot: crate::Slot::Primary });
+        }));
+        assert!(unwound.is_err());
     }
 
     #[test]

@@ -16,8 +16,9 @@ use super::{Memory, Slot};
 /// - What was never accepted with the fallback is the primary's.
 /// - The first attempt is sent as it is. If it is refused, and the other slot goes on, what is not the other
 ///   slot's is taken out.
-/// - If the refused slot is known to serve the resource, and what the request refers to is the other slot's, that is
-///   taken for the cause: then it is taken out, and the *same* slot goes on.
+/// - If the refused slot has been seen to serve the resource since that moved, and what the request refers to is the
+///   other slot's, that is taken for the cause: then it is taken out, and the *same* slot goes on.
+/// - If both refuse, and what the request refers to may be why the first did, it is taken out the next time.
 /// - What was taken out for that reason is remembered: from then on, that slot is asked without it at once.
 /// - [`Outcome::started_afresh`](crate::Outcome::started_afresh) says that something was taken out.
 ///
@@ -93,12 +94,17 @@ impl Left {
     /// Both attempts were refused. Says who may serve the resource all the same, if that follows.
     ///
     /// Who refuses a request without it, or one that refers to what is its own, does not serve the resource.
-    pub(crate) fn refused(&self, first: Slot, second: Slot) -> Option<Slot> {
+    pub(crate) fn refused(&self, memory: &Memory, first: Slot, second: Slot) -> Option<Slot> {
         if first == second {
             return Some(second.other());
         }
         let first_cannot = self.was_removed_first || self.owner == first;
-        (!first_cannot).then_some(first)
+        if first_cannot {
+            return None;
+        }
+        // The second cannot serve the resource; if the first can, this is what it has refused.
+        memory.learn(self.stale_key(first), Slot::Fallback);
+        Some(first)
     }
 
     fn stale_key(&self, slot: Slot) -> u64 {

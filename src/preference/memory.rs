@@ -31,6 +31,7 @@ pub(crate) struct Memory {
 #[derive(Clone, Copy)]
 struct Entry {
     slot: Slot,
+    is_learnt: bool,
     /// Both slots were refused; no replay until then.
     cools_until: Option<Instant>,
 }
@@ -40,6 +41,8 @@ struct Entry {
 pub(crate) struct Known {
     /// The slot that last answered.
     pub(crate) slot: Slot,
+    /// Whether that was learnt from an answer; if not, it is where everything is at first.
+    pub(crate) is_learnt: bool,
     /// Whether both were refused a moment ago.
     pub(crate) is_cooling: bool,
 }
@@ -64,15 +67,27 @@ impl Memory {
     }
 
     pub(crate) fn recall(&self, key: u64) -> Known {
-        let entry = self.entry(key);
-        Known { slot: entry.slot, is_cooling: entry.cools_until.is_some_and(|until| Instant::now() < until) }
+        match self.entry(key) {
+            None => Known { slot: Slot::Primary, is_learnt: false, is_cooling: false },
+            Some(Entry { slot, is_learnt, cools_until }) => {
+                let is_cooling = cools_until.is_some_and(|until| Instant::now() < until);
+                Known { slot, is_learnt, is_cooling }
+            }
+        }
     }
 
     /// `slot` answered, or is expected to answer the next time.
     pub(crate) fn learn(&self, key: u64, slot: Slot) {
-        match slot {
-            Slot::Primary => drop(self.entries.remove(&key)),
-            Slot::Fallback => self.insert(key, Entry { slot, cools_until: None }),
+        // What nobody has thought to be anywhere else needs no entry.
+        if slot == Slot::Fallback || self.entry(key).is_some() {
+            self.insert(key, Entry { slot, is_learnt: true, cools_until: None });
+        }
+    }
+
+    /// An answer has shown that there is no reason to hold back.
+    pub(crate) fn warm(&self, key: u64) {
+        if let Some(entry) = self.entry(key) {
+            self.insert(key, Entry { cools_until: None, ..entry });
         }
     }
 
@@ -82,8 +97,8 @@ impl Memory {
         // would be the opposite, so the far future stands in.
         const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
         let until = Instant::now() + duration.min(FAR);
-        let slot = self.entry(key).slot;
-        self.insert(key, Entry { slot, cools_until: Some(until) });
+        let known = self.recall(key);
+        self.insert(key, Entry { slot: known.slot, is_learnt: known.is_learnt, cools_until: Some(until) });
     }
 
     /// How many are served by the fallback. Takes its time: it looks at each.
@@ -93,7 +108,7 @@ impl Memory {
 
     /// Whether the resource is served by the fallback.
     pub(crate) fn has_moved(&self, key: u64) -> bool {
-        self.entry(key).slot == Slot::Fallback
+        self.entry(key).is_some_and(|entry| entry.slot == Slot::Fallback)
     }
 
     /// Whether there may be more than can be counted.
@@ -101,9 +116,13 @@ impl Memory {
         self.entries.len() + 1 >= CAPACITY
     }
 
-    fn entry(&self, key: u64) -> Entry {
-        let known = if self.in_use.load(Ordering::Acquire) { self.entries.get(&key) } else { None };
-        known.unwrap_or(Entry { slot: Slot::Primary, cools_until: None })
+    /// Whether anything is remembered at all.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.in_use.load(Ordering::Acquire)
+    }
+
+    fn entry(&self, key: u64) -> Option<Entry> {
+        if self.is_in_use() { self.entries.get(&key) } else { None }
     }
 
     fn insert(&self, key: u64, entry: Entry) {
@@ -126,23 +145,31 @@ mod tests {
         Uri::from_static(text)
     }
 
+    fn known(slot: Slot, is_learnt: bool, is_cooling: bool) -> Known {
+        Known { slot, is_learnt, is_cooling }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_memory_is_symmetric_and_bounded_and_cools_for_as_long_as_said() {
         let memory = Memory::new();
         let key = memory.key(&uri("https://a.example/1"), Some("bot"));
-        assert_eq!(memory.recall(key), Known { slot: Slot::Primary, is_cooling: false });
+        assert_eq!(memory.recall(key), known(Slot::Primary, false, false));
+        memory.learn(key, Slot::Primary);
+        assert!(!memory.is_in_use(), "nothing to remember");
         memory.learn(key, Slot::Fallback);
-        assert_eq!(memory.recall(key), Known { slot: Slot::Fallback, is_cooling: false });
+        assert_eq!(memory.recall(key), known(Slot::Fallback, true, false));
 
         memory.cool(key, Duration::from_secs(1));
-        assert_eq!(memory.recall(key), Known { slot: Slot::Fallback, is_cooling: true });
+        assert_eq!(memory.recall(key), known(Slot::Fallback, true, true));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(memory.recall(key), Known { slot: Slot::Fallback, is_cooling: false });
+        assert_eq!(memory.recall(key), known(Slot::Fallback, true, false));
         memory.cool(key, Duration::MAX);
         assert!(memory.recall(key).is_cooling);
+        memory.warm(key);
+        assert_eq!(memory.recall(key), known(Slot::Fallback, true, false));
 
         memory.learn(key, Slot::Primary);
-        assert_eq!(memory.recall(key), Known { slot: Slot::Primary, is_cooling: false });
+        assert_eq!(memory.recall(key), known(Slot::Primary, true, false));
 
         for resource in 0..3 * CAPACITY as u64 {
             memory.learn(resource, Slot::Fallback);

@@ -91,9 +91,12 @@ impl fmt::Display for Slot<'_> {
         if !kinds.is_empty() {
             f.write_str(")")?;
         }
-        for (count, what) in
-            [(slot.failed, "failed"), (slot.abandoned, "abandoned"), (slot.unavailable, "not to be had")]
-        {
+        for (count, what) in [
+            (slot.unclear, "overloaded or failing"),
+            (slot.failed, "failed"),
+            (slot.abandoned, "abandoned"),
+            (slot.unavailable, "not to be had"),
+        ] {
             if count > 0 {
                 write!(f, ", {what} {count}")?;
             }

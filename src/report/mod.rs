@@ -58,7 +58,7 @@ pub struct Report {
     no_replay: [u64; NoReplay::NAMES.len()],
 }
 
-/// What one credential has met with. The first four add up to the attempts that were sent with it.
+/// What one credential has met with. The first four and the refusals add up to the attempts that were sent with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotReport {
@@ -68,6 +68,8 @@ pub struct SlotReport {
     pub failed: u64,
     /// Attempts whose caller did not wait for the answer.
     pub abandoned: u64,
+    /// Attempts that were answered with something that says nothing of the credential: 408, 429, or a 5xx.
+    pub unclear: u64,
     refused: [u64; RejectionKind::ALL.len()],
     /// How often its provider had no credential, so that nothing was sent.
     pub unavailable: u64,
@@ -85,7 +87,7 @@ pub struct Endings {
     pub by_primary: u64,
     /// Accepted with the fallback.
     pub by_fallback: u64,
-    /// Refused in the end, or failed.
+    /// Refused in the end, or failed, be it by an error or by an answer of 408, 429 or 5xx.
     pub in_vain: u64,
 }
 
@@ -130,7 +132,7 @@ impl Report {
         Endings {
             by_primary: self.primary.accepted,
             by_fallback: self.fallback.accepted,
-            in_vain: self.refused + self.failed,
+            in_vain: self.refused + self.failed + self.primary.unclear + self.fallback.unclear,
         }
     }
 
@@ -164,6 +166,7 @@ impl SlotReport {
             accepted: read(&stats.accepted),
             failed: read(&stats.failed),
             abandoned: read(&stats.abandoned),
+            unclear: read(&stats.unclear),
             refused: std::array::from_fn(|nth| read(&stats.refused[nth])),
             unavailable: read(&stats.unavailable),
             last_accepted: ago(now, read(&stats.last_accepted)),
@@ -183,7 +186,7 @@ impl SlotReport {
 
     /// Attempts that were sent, and have ended.
     pub fn attempts(&self) -> u64 {
-        self.accepted + self.refused_in_all() + self.failed + self.abandoned
+        self.accepted + self.refused_in_all() + self.failed + self.abandoned + self.unclear
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Stats {
     pub(super) abandoned: AtomicU64,
 }
 
-/// What one credential has met with. Each attempt is in one of the first four.
+/// What one credential has met with. Each attempt is in one of the first five.
 #[derive(Default)]
 pub(super) struct SlotStats {
     pub(super) accepted: AtomicU64,
@@ -36,6 +36,8 @@ pub(super) struct SlotStats {
     pub(super) failed: AtomicU64,
     /// The caller did not wait for the answer.
     pub(super) abandoned: AtomicU64,
+    /// The answer says nothing of the credential: overload, or a failure of the server.
+    pub(super) unclear: AtomicU64,
     /// The provider had no credential, so that no attempt was made.
     pub(super) unavailable: AtomicU64,
     /// The last acceptance, and the last at a second attempt. See [`Stats::now`].
@@ -74,6 +76,12 @@ impl Stats {
             Slot::Fallback => Ending::ByFallback,
         };
         self.recent.add(minute(now), ending);
+    }
+
+    /// Answered, with something that says nothing of the credential.
+    pub(crate) fn unclear(&self, slot: Slot) {
+        count(&self.slot(slot).unclear);
+        self.recent.add(minute(self.now()), Ending::InVain);
     }
 
     pub(crate) fn refused(&self, slot: Slot, rejection: &Rejection) {
