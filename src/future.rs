@@ -125,7 +125,7 @@ where
     let policy = &shared.policy;
     if !policy.is_in_scope(&call.uri) || is_for_a_proxy(&request) {
         call.outcome.record_no_replay(NoReplay::OutOfScope);
-        let request = request.map(ReplayBody::untouched);
+        let request = request.map(ReplayBody::new);
         return State::Attempt { response: call.watch.enter(|| ready.call(request)) };
     }
     if policy.is_insecure(&call.uri) {

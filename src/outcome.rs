@@ -68,7 +68,8 @@ pub enum NoReplay {
     CoolingDown,
     /// The order, or the request's own [`CredentialChoice`](crate::CredentialChoice), allows only one.
     OnlyOne,
-    /// The inner service failed when it was asked to get ready for the second attempt.
+    /// The inner service failed when it was asked to get ready for the second attempt. (If it was not ready at first
+    /// and the refusal had not been read whole, its error is returned in place of that.)
     InnerNotReady,
 }
 
@@ -235,6 +236,12 @@ impl Outcome {
 
     /// Stores it where [`of`](Self::of) finds it; the plainest outcome is told by absence.
     pub(crate) fn store(self, extensions: &mut Extensions) {
+        let has_inner =
+            || extensions.get::<Self>().is_some() || extensions.get::<AcceptedFallback>().is_some();
+        if self.attempts().next().is_none() && has_inner() {
+            // This layer had no part in it, and one inside of it did.
+            return;
+        }
         Self::forget(extensions);
         match (self.attempts, &self.unavailable, &self.no_replay, self.has_started_afresh) {
             ([Some(Attempt { slot, refused: None }), None], None, None, false) => match slot {

@@ -640,3 +640,22 @@ async fn neither_the_users_url_nor_a_padded_key_slips_through() {
         assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidConfig, Some("value")), "{padded:?}");
     }
 }
+
+#[tokio::test]
+async fn a_call_given_up_between_its_attempts_cuts_its_upload_off() {
+    let uploads = Arc::<Mutex<Vec<_>>>::default();
+    let under_way = Arc::clone(&uploads);
+    let inner = tower::service_fn(move |request: Request<ReplayBody<_>>| {
+        under_way.lock().unwrap().push(request.into_body());
+        ready(Ok::<_, BoxError>(answer(401, "")))
+    });
+    let pending = provider_fn(|_: &http::request::Parts| std::future::pending());
+    let service = CredentialFallbackLayer::new(token("old"), pending).unwrap().layer(inner);
+    let mut call = Box::pin(service.oneshot(stream(&["a", "b", "c"])));
+    assert!(futures::future::poll_immediate(&mut call).await.is_none());
+    let mut upload = uploads.lock().unwrap().pop().unwrap();
+    assert!(futures::future::poll_immediate(upload.frame()).await.is_none(), "held");
+    drop(call);
+    assert!(upload.frame().await.unwrap().is_err(), "taken for whole");
+    assert!(upload.frame().await.is_none());
+}

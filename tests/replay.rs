@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, StreamBody};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tower::{BoxError, Layer, Service};
@@ -409,29 +410,89 @@ fn through_the_layer_as_well() {
         .unwrap();
 }
 
+/// So many frames of one byte, and a count of those that were asked for.
+fn counted(frames: usize) -> (impl Body<Data = Bytes, Error = io::Error> + Unpin, Arc<AtomicUsize>) {
+    let count = Arc::<AtomicUsize>::default();
+    let asked = Arc::clone(&count);
+    let stream = futures::stream::iter(0..frames).map(move |nth| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        Ok(Frame::data(Bytes::copy_from_slice(&[nth as u8])))
+    });
+    (StreamBody::new(stream), count)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_races_with_its_take_over_loses_and_doubles_nothing() {
-    for round in 0..2_000_usize {
-        let case = Case {
-            steps: (0..40).map(|nth| if nth % 3 == 0 { Step::Pending } else { Step::Data(nth) }).collect(),
-            is_exact: true,
-            has_trailers: true,
-            fails_before: None,
-            limit: usize::MAX,
-            polls: 0,
-            then: Then::TakeOver,
-            polls_while_held: 0,
-        };
-        let (first, rewind) = ReplayBody::new(case.body()).rewindable(case.limit);
-        let uploading = tokio::spawn(first.collect());
-        for _ in 0..round % 50 {
+    const ROUNDS: usize = 1_000;
+    const FRAMES: usize = 2_000;
+    let expected: Vec<u8> = (0..FRAMES).map(|nth| nth as u8).collect();
+    let mut in_the_middle = 0;
+    for round in 0..ROUNDS {
+        let (body, asked) = counted(FRAMES);
+        let (mut first, rewind) = ReplayBody::new(body).rewindable(usize::MAX);
+        let uploading = std::thread::spawn(move || {
+            let mut sent = Vec::new();
+            loop {
+                match first.frame().now_or_never().expect("it never waits") {
+                    Some(Ok(frame)) => sent.extend_from_slice(&frame.into_data().unwrap()),
+                    Some(Err(_)) => return (sent, true),
+                    None => return (sent, false),
+                }
+            }
+        });
+        while asked.load(Ordering::SeqCst) < round % (FRAMES / 4) {
             std::hint::spin_loop();
         }
-        let second = rewind.rewind().unwrap().collect().await.unwrap();
-        assert_eq!(second.trailers(), Some(&trailers()));
-        assert_eq!(second.to_bytes(), case.content());
-        if let Ok(whole) = uploading.await.unwrap() {
-            assert_eq!(whole.to_bytes(), case.content());
+        let second = rewind.rewind().unwrap().collect().await.unwrap().to_bytes();
+        let (sent, was_cut_off) = uploading.join().unwrap();
+        assert_eq!(second, expected);
+        assert!(expected.starts_with(&sent) && was_cut_off == (sent.len() < FRAMES));
+        in_the_middle += usize::from(was_cut_off && !sent.is_empty());
+    }
+    assert!(in_the_middle >= ROUNDS / 4, "only {in_the_middle} of {ROUNDS} were taken over in their middle");
+}
+
+/// Ends before the length that it says.
+struct Short(VecDeque<&'static str>);
+
+impl Body for Short {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(self.0.pop_front().map(|text| Ok(Frame::data(Bytes::from(text)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(10)
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_ends_before_its_length_is_never_made_a_shorter_whole_one() {
+    for (frames, polls) in
+        [(&["four"][..], 0), (&["four"], 1), (&["four"], 2), (&["a", "b"], 1), (&["a", "b"], 3)]
+    {
+        let (mut first, rewind) =
+            ReplayBody::new(Short(frames.iter().copied().collect())).rewindable(usize::MAX);
+        assert_eq!(first.size_hint().exact(), Some(10));
+        assert!(first.content().is_none());
+        for _ in 0..polls {
+            let _ = first.frame().await;
+        }
+        match rewind.rewind() {
+            Ok(second) => {
+                assert_eq!(second.size_hint().exact(), Some(10), "whoever sends it notices");
+                assert!(!second.is_end_stream());
+            }
+            Err(because) => assert_eq!(because, CannotRewind::Failed),
         }
     }
 }

@@ -339,3 +339,59 @@ fn the_middleware_and_the_service_are_send_and_sync_and_show_no_secret() {
     assert_send_sync(&service);
     assert!(!format!("{middleware:?} {service:?}").contains("s3cret"));
 }
+
+#[tokio::test]
+async fn a_request_out_of_scope_stays_as_reqwest_has_it() {
+    let elsewhere = Server::start(|request| async move {
+        match request.uri().path() {
+            "/moved" => Response::builder().status(307).header("location", "/there").body(full("")).unwrap(),
+            _ => json(200, request.into_body().collect().await.unwrap().to_bytes()),
+        }
+    })
+    .await;
+    let policy = ExponentialBackoff::builder().build_with_max_retries(1);
+    let layer = layer().with_origins(["https://api.example".parse().unwrap()]);
+    let client = client([
+        Arc::new(FallbackMiddleware::new(layer)) as Arc<dyn Middleware>,
+        // Fails if it cannot clone the request.
+        Arc::new(RetryTransientMiddleware::new_with_policy(policy)) as _,
+    ]);
+    assert_eq!(client.get(elsewhere.url("/")).send().await.unwrap().status(), StatusCode::OK);
+    let response = client.post(elsewhere.url("/moved")).body("kept").send().await.unwrap();
+    assert!(matches!(outcome(&response).no_replay(), Some(NoReplay::OutOfScope)));
+    assert_eq!(response.text().await.unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn an_answer_that_a_middleware_made_is_no_redirect() {
+    struct Mock;
+    #[async_trait]
+    impl Middleware for Mock {
+        async fn handle(
+            &self,
+            request: reqwest::Request,
+            _: &mut Extensions,
+            _: Next<'_>,
+        ) -> reqwest_middleware::Result<reqwest::Response> {
+            let is_old = request.headers()["authorization"] == "Bearer old";
+            let status = if is_old { 401 } else { 200 };
+            Ok(http::Response::builder().status(status).body("").unwrap().into())
+        }
+    }
+    let client = client([Arc::new(fallback()) as Arc<dyn Middleware>, Arc::new(Mock) as _]);
+    let response = client.get("https://api.example/x").send().await.unwrap();
+    assert_eq!(outcome(&response).answered_by(), Some(Slot::Fallback));
+    assert_eq!(response.url().as_str(), "https://api.example/x");
+}
+
+#[tokio::test]
+async fn of_two_fallbacks_in_one_stack_each_tells_its_own_story() {
+    let (server, _) = refusing_server().await;
+    let elsewhere = layer().with_origins(["https://api.example".parse().unwrap()]);
+    let elsewhere = Arc::new(FallbackMiddleware::new(elsewhere)) as Arc<dyn Middleware>;
+    let here = Arc::new(fallback()) as Arc<dyn Middleware>;
+    for stack in [[Arc::clone(&elsewhere), Arc::clone(&here)], [here, elsewhere]] {
+        let response = client(stack).get(server.url("/")).send().await.unwrap();
+        assert_eq!(outcome(&response).attempts().count(), 2, "{}", outcome(&response));
+    }
+}

@@ -228,7 +228,7 @@ async fn a_timeout_inside_ends_the_call_as_an_error_and_is_no_refusal() {
     let request = Request::get(server.url("/")).body(Empty::new()).unwrap();
     let error = client.oneshot(request).await.unwrap_err();
     assert!(error.is::<tower::timeout::error::Elapsed>(), "{error:?}");
-    assert_eq!(server.connections(), 1);
+    assert!(server.connections() <= 1, "it was sent twice");
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn tower_https_timeout_answers_in_place_of_the_server_and_that_is_no_refus
     {
         body.boxed_unsync()
     }
-    let timeout = || TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(500));
+    let timeout = || TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(3));
     let client = ServiceBuilder::new()
         .layer(timeout())
         .layer(MapResponseBodyLayer::new(boxed))

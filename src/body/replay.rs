@@ -91,11 +91,18 @@ where
         // Whoever sends it polls it again, with a waker of its own. So nobody needs to be woken here.
         let first = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Some(first)) => first.map(into_bytes_frame).map_err(Into::into),
-            Poll::Ready(None) => return Self::default(),
-            Poll::Pending => return Self { kind: Kind::Stream(Box::new(Source::new(body))) },
+            Poll::Ready(None) if length.is_none_or(|length| length == 0) => return Self::default(),
+            // Pending, or shorter than it said. The second is for whoever sends it to find out.
+            Poll::Ready(None) | Poll::Pending => {
+                return Self { kind: Kind::Stream(Box::new(Source::new(body, length))) };
+            }
         };
         let ahead = match first.map(Frame::into_data) {
-            Ok(Ok(content)) if body.is_end_stream() => return Self::from_content(content),
+            Ok(Ok(content))
+                if body.is_end_stream() && length.is_none_or(|length| length == content.len() as u64) =>
+            {
+                return Self::from_content(content);
+            }
             Ok(Ok(data)) => Ok(Frame::data(data)),
             Ok(Err(other)) => Ok(other),
             Err(error) => Err(error),
@@ -123,13 +130,6 @@ where
                 (Self { kind }, Rewind(RewindKind::AlreadyRewindable))
             }
         }
-    }
-}
-
-impl<B: Body> ReplayBody<B> {
-    /// A body that is sent once, and that nothing is to be known of.
-    pub(crate) fn untouched(body: B) -> Self {
-        Self { kind: Kind::Stream(Box::new(Source::new(body))) }
     }
 }
 

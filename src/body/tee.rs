@@ -127,6 +127,7 @@ where
     fn poll_keeping(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
         let polled = source.poll_frame(cx);
+        let is_short = source.is_short();
         match &polled {
             Poll::Pending => self.wait(cx),
             Poll::Ready(Some(Ok(frame))) => {
@@ -144,6 +145,10 @@ where
             }
             Poll::Ready(Some(Err(_))) => self.let_go(Some(CannotRewind::Failed)),
             Poll::Ready(None) => {}
+        }
+        if is_short && self.state == State::Keeping {
+            // Whoever sends it fails; it must not be sent again as a whole one.
+            self.let_go(Some(CannotRewind::Failed));
         }
         polled
     }

@@ -9,8 +9,12 @@
 //! - An HTTP/1.1 server that refuses an upload and closes the connection at once may be seen as a broken
 //!   connection, if the upload is in full flow: hyper may fail to write before it reads the answer. That is an error
 //!   of the transport, and never a reason for the other credential.
-//! - A server that refuses an upload, reads nothing more and keeps the connection open keeps it open: the
-//!   second attempt is not held up, but the first connection is freed only when the server closes it or reads on.
+//! - A server that refuses an upload, reads nothing more and keeps the connection open keeps it open. On HTTP/1.1 the
+//!   second attempt is sent on another connection and not held up. On HTTP/2 it shares the first one's connection: if the
+//!   first upload has used up the connection's window, the second waits until the server reads on or drops the first. Put
+//!   a timeout around the layer.
+//! - What is kept of a stream may hold on to more memory than the limit says: a slice keeps the buffer that it was cut
+//!   from. Sources that cut small pieces from large buffers should copy them.
 //! - Bodies have to be `Unpin`, in both directions. Box those that are not.
 //! - A `CONNECT` in authority form is spoken to a proxy, and gets no credential.
 //!

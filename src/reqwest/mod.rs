@@ -50,6 +50,12 @@
 //! [`ReplayBody`](crate::ReplayBody). (reqwest-retry fails a call with such a body, wherever it stands in the stack:
 //! send uploads without it. [`FallbackMiddleware`] is cheap to clone, and clones share what they have learnt.)
 //!
+//! # Timeouts
+//!
+//! reqwest's timeouts, the client's and the request's, are counted for each attempt by itself: a call that is replayed may
+//! take twice as long, and the wait for a token comes on top. For a limit to the whole, put `tokio::time::timeout` around
+//! the call.
+//!
 //! # Redirects
 //!
 //! reqwest follows redirects by itself and takes `Authorization` off when one leads to another host. It does not

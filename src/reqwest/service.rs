@@ -99,8 +99,17 @@ where
     }
 }
 
+/// The host in the URL that reqwest gives to a response which was made without one.
+const NO_URL: &str = "no.url.provided.local";
+
 fn into_http(response: ::reqwest::Response, asked: &Uri) -> http::Response<Body> {
-    let url = response.url().clone();
+    let mut url = response.url().clone();
+    if url.host_str() == Some(NO_URL) {
+        // A middleware has made it: it comes from where the request went, as far as anybody knows.
+        if let Ok(asked) = ::reqwest::Url::parse(&asked.to_string()) {
+            url = asked;
+        }
+    }
     // What reqwest was sent to, and so is a URI; only a client of one's own making could tell otherwise.
     let answered: Option<Uri> = url.as_str().parse().ok();
     let mut response = http::Response::<Body>::from(response);
