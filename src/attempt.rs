@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes};
 use http::header::{HeaderName, HeaderValue};
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request};
 
-/// The head as the caller sent it, without the caller's own credential header.
+/// The head as the caller sent it.
 ///
 /// It is taken before the inner service sees the request, so nothing that an inner layer adds gets into the
 /// second attempt.
@@ -17,24 +17,24 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Copies the head, leaving out the header `without`.
-    pub(crate) fn of(head: &request::Parts, without: &HeaderName) -> Self {
+    pub(crate) fn of(head: &request::Parts) -> Self {
         Self {
             method: head.method.clone(),
             version: head.version,
-            headers: FrozenHeaders::freeze(&head.headers, without),
+            headers: FrozenHeaders::freeze(&head.headers),
             extensions: head.extensions.clone(),
         }
     }
 
-    /// The head again; the caller has kept the URI.
-    pub(crate) fn thaw(self, uri: Uri) -> request::Parts {
+    /// The head again, without the header `without`; the caller has kept the URI.
+    pub(crate) fn thaw(self, uri: Uri, without: Option<&HeaderName>) -> request::Parts {
         let mut head = Request::new(()).into_parts().0;
         head.method = self.method;
         head.uri = uri;
         head.version = self.version;
         head.headers = self.headers.thaw();
         head.extensions = self.extensions;
+        without.map(|name| head.headers.remove(name));
         head
     }
 }
@@ -44,37 +44,46 @@ impl Snapshot {
 /// Cloning a `HeaderMap` allocates for the map and, most often, for every custom name and value. Most
 /// snapshots are dropped unused, so freezing writes to a buffer that was used before, and thawing pays the rest.
 struct FrozenHeaders {
-    /// For each value: a [`prefix`], the name, the value.
+    /// For each value: a [`prefix`], the name, the value. What stands behind `end` is of earlier use.
     buffer: Vec<u8>,
-    count: usize,
+    end: usize,
 }
 
 /// Set in a prefix if the value is marked sensitive.
 const SENSITIVE: u64 = 1 << 47;
 
+const PREFIX: usize = size_of::<u64>();
+
 /// The name's length in the upper 16 bits, which is as long as the `http` crate allows a name to be; the mark; the
 /// value's length in the lower 47 bits, which is more than any memory holds.
-fn prefix(name: &HeaderName, value: &HeaderValue) -> u64 {
+fn prefix(name: &[u8], value: &HeaderValue) -> u64 {
     let mark = if value.is_sensitive() { SENSITIVE } else { 0 };
-    (name.as_str().len() as u64) << 48 | mark | value.len() as u64
+    (name.len() as u64) << 48 | mark | value.len() as u64
 }
 
 impl FrozenHeaders {
-    fn freeze(headers: &HeaderMap, without: &HeaderName) -> Self {
-        let (mut buffer, mut count) = (spare::take(), 0);
-        for (name, value) in headers.iter().filter(|(name, _)| *name != without) {
-            let text = name.as_str().as_bytes();
-            buffer.extend_from_slice(&prefix(name, value).to_ne_bytes());
-            buffer.extend_from_slice(text);
-            buffer.extend_from_slice(value.as_bytes());
-            count += 1;
+    fn freeze(headers: &HeaderMap) -> Self {
+        let (mut buffer, mut end) = (spare::take(), 0);
+        for (name, value) in headers {
+            let name = name.as_str().as_bytes();
+            let start = end;
+            end += PREFIX + name.len() + value.len();
+            if end > buffer.len() {
+                buffer.resize(end.next_power_of_two().max(spare::SMALLEST), 0);
+            }
+            let (lengths, texts) = buffer[start..end].split_at_mut(PREFIX);
+            let (names, values) = texts.split_at_mut(name.len());
+            lengths.copy_from_slice(&prefix(name, value).to_ne_bytes());
+            names.copy_from_slice(name);
+            values.copy_from_slice(value.as_bytes());
         }
-        Self { buffer, count }
+        Self { buffer, end }
     }
 
     fn thaw(mut self) -> HeaderMap {
         let mut rest = Bytes::from(std::mem::take(&mut self.buffer));
-        let mut headers = HeaderMap::with_capacity(self.count);
+        rest.truncate(self.end);
+        let mut headers = HeaderMap::new();
         while !rest.is_empty() {
             let prefix = rest.get_u64_ne();
             // Lossless: both lengths came from a `usize`.
@@ -102,6 +111,9 @@ mod spare {
     /// Calls that are under way at once on one thread, and that find a buffer.
     const KEPT: usize = 32;
 
+    /// The size of a new buffer, in bytes: enough for many heads.
+    pub(super) const SMALLEST: usize = 1024;
+
     /// The size of the largest buffer that is kept, in bytes: more than most heads have.
     const LARGEST: usize = 8 * 1024;
 
@@ -109,17 +121,16 @@ mod spare {
         static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// An empty buffer.
+    /// A buffer with whatever is in it: writing over that costs nothing, clearing it would.
     pub(super) fn take() -> Vec<u8> {
         // While the thread ends, there is none.
         BUFFERS.try_with(|buffers| buffers.borrow_mut().pop()).ok().flatten().unwrap_or_default()
     }
 
-    pub(super) fn put(mut buffer: Vec<u8>) {
-        if buffer.capacity() == 0 || buffer.capacity() > LARGEST {
+    pub(super) fn put(buffer: Vec<u8>) {
+        if buffer.is_empty() || buffer.len() > LARGEST {
             return;
         }
-        buffer.clear();
         let _ = BUFFERS.try_with(|buffers| {
             let mut buffers = buffers.borrow_mut();
             if buffers.len() < KEPT {
@@ -132,7 +143,7 @@ mod spare {
 impl std::fmt::Debug for FrozenHeaders {
     /// Values may be secrets of the caller.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FrozenHeaders").field("count", &self.count).finish_non_exhaustive()
+        f.debug_struct("FrozenHeaders").field("bytes", &self.end).finish_non_exhaustive()
     }
 }
 
@@ -143,7 +154,7 @@ mod tests {
     use super::*;
 
     fn snapshot(request: &Request<()>) -> Snapshot {
-        Snapshot::of(&request.clone().into_parts().0, &AUTHORIZATION)
+        Snapshot::of(&request.clone().into_parts().0)
     }
 
     #[test]
@@ -162,7 +173,7 @@ mod tests {
             .extension(7_u8)
             .body(())
             .unwrap();
-        let thawed = snapshot(&request).thaw(request.uri().clone());
+        let thawed = snapshot(&request).thaw(request.uri().clone(), Some(&AUTHORIZATION));
 
         request.headers_mut().remove(AUTHORIZATION);
         let expected = request.into_parts().0;
@@ -191,7 +202,7 @@ mod tests {
                 let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
                 request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
             }
-            let thawed = snapshot(&request).thaw(Uri::default());
+            let thawed = snapshot(&request).thaw(Uri::default(), None);
             proptest::prop_assert_eq!(&thawed.headers, request.headers());
         }
     }

@@ -244,7 +244,7 @@ impl<B> Call<B> {
     {
         if self.final_because.is_none() {
             // Nobody but the caller has touched the head yet.
-            self.snapshot = Some(Snapshot::of(&head, credential.name()));
+            self.snapshot = Some(Snapshot::of(&head));
             let (sent, rewind) = body.rewindable(policy.replay_limit);
             body = sent;
             self.rewind = Some(rewind);
@@ -263,7 +263,8 @@ impl<B> Call<B> {
     pub(crate) fn second_head(&mut self, policy: &Policy) -> request::Parts {
         let snapshot =
             self.snapshot.take().expect("nothing is replayed without a snapshot, which is used once");
-        let mut head = snapshot.thaw(self.uri.clone());
+        let without = self.sent.as_ref().map(|(_, credential)| credential.name());
+        let mut head = snapshot.thaw(self.uri.clone(), without);
         if let (Some((rule, _)), Some(left)) = (&policy.left_behind, &self.left)
             && left.is_removed
         {
