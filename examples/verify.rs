@@ -29,7 +29,7 @@ options:
   --json          print the matrix as JSON
 
 environment (none of it: the local Coze is asked):
-  COZE_API_BASE                           such as https://api.coze.cn; without it nothing else counts
+  COZE_API_BASE                           such as https://api.coze.cn; needed with any of the others
   COZE_API_TOKEN                          the personal account's access token
   COZE_API_TOKEN_ENTERPRISE               the enterprise's access token
 or, in place of the two tokens, an OAuth app:
@@ -82,6 +82,7 @@ async fn run() -> Result<bool, BoxError> {
         Some(file) => std::fs::read_to_string(file).map_err(|error| format!("--probes {file}: {error}"))?,
         None => include_str!("verify/probes.toml").to_owned(),
     };
+    eprintln!("asking {}", target.base_url());
     let rows =
         verify(&target, &probes::read(&text, &|name| target.variable(name).or_else(|| variable(name)))?)
             .await;

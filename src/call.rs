@@ -46,6 +46,8 @@ pub(crate) struct Call<B> {
     pub(crate) watch: Watch,
     /// Whether a request with it has been sent and not been answered.
     is_under_way: bool,
+    /// Whether the last answer says nothing of the credential.
+    is_unclear: bool,
     /// Whether its end has been told.
     has_ended: bool,
 }
@@ -76,6 +78,7 @@ impl<B> Call<B> {
             sent: None,
             watch: Watch::begin(&policy.observers, request.method(), request.uri()),
             is_under_way: false,
+            is_unclear: false,
             has_ended: false,
         }
     }
@@ -151,9 +154,16 @@ impl<B> Call<B> {
         self.outcome.record(slot, rejection);
         let is_second = self.outcome.attempts().count() == 2;
         self.is_under_way = false;
-        self.watch.event(CallEvent::Answered { slot, status: head.status, refused: rejection });
+        self.is_unclear = rejection.is_none() && says_nothing_of_the_credential(head.status);
+        let status = head.status;
+        self.watch.event(CallEvent::Answered {
+            slot,
+            status,
+            refused: rejection,
+            is_unclear: self.is_unclear,
+        });
         let Some(rejection) = rejection else {
-            if says_nothing_of_the_credential(head.status) {
+            if self.is_unclear {
                 policy.live.stats.unclear(slot);
             } else {
                 self.learn_from_acceptance(policy, slot, is_second);
@@ -211,16 +221,45 @@ impl<B> Call<B> {
             }
         }
         if let (Some(left), Some((_, memory))) = (&self.left, &policy.left_behind) {
-            let refused = self.outcome.attempts().next().filter(|_| is_second).map(|first| first.slot);
+            let is_telling = is_second && !self.was_a_token_invalid();
+            let refused = self.outcome.attempts().next().filter(|_| is_telling).map(|first| first.slot);
             left.accepted(memory, slot, refused);
         }
-        policy.live.stats.accepted(slot, self.key, is_second);
+        let is_needed = self.outcome.attempts().next().is_some_and(|first| first.slot != slot)
+            || self.outcome.unavailable().is_some_and(|(unavailable, _)| unavailable != slot);
+        policy.live.stats.accepted(slot, self.key, is_needed);
+    }
+
+    /// Whether the call ends without its being known whether the primary would have answered where the fallback did
+    /// not.
+    fn leaves_the_primary_open(&self) -> bool {
+        let refused = |slot| self.outcome.attempts().any(|made| made.slot == slot && made.refused.is_some());
+        let is_fallback_of_no_use = refused(Slot::Fallback)
+            || self.outcome.unavailable().is_some_and(|(slot, _)| slot == Slot::Fallback);
+        let is_accepted =
+            self.outcome.attempts().last().is_some_and(|last| last.refused.is_none()) && !self.is_unclear;
+        is_fallback_of_no_use
+            && !is_accepted
+            && !refused(Slot::Primary)
+            && !matches!(self.outcome.no_replay(), Some(NoReplay::Redirected))
+    }
+
+    fn is_out_of_scope(&self) -> bool {
+        matches!(self.outcome.no_replay(), Some(NoReplay::OutOfScope))
+    }
+
+    /// Whether a token was refused for its own sake, which says nothing of what the request refers to.
+    fn was_a_token_invalid(&self) -> bool {
+        let mut refused = self.outcome.attempts().filter_map(|attempt| attempt.refused);
+        refused.any(|rejection| rejection.kind() == RejectionKind::Unauthenticated)
     }
 
     fn learn_from_two_refusals(&self, policy: &Policy, slot: Slot) {
         let Some(key) = self.key else { return };
         let memory = &policy.live.memory;
-        if let (Some(left), Some((_, left_memory))) = (&self.left, &policy.left_behind) {
+        if !self.was_a_token_invalid()
+            && let (Some(left), Some((_, left_memory))) = (&self.left, &policy.left_behind)
+        {
             let first = self.outcome.attempts().next().map_or(slot, |first| first.slot);
             if let Some(other) = left.refused(left_memory, first, slot) {
                 memory.learn(key, other);
@@ -326,6 +365,13 @@ impl<B> Call<B> {
     pub(crate) fn fail(&mut self, policy: &Policy) {
         self.rewind = None;
         self.has_ended = true;
+        if self.is_out_of_scope() {
+            policy.live.stats.unsigned();
+            return self.watch.end(Ending::Unsigned);
+        }
+        if self.leaves_the_primary_open() {
+            policy.live.stats.left_open();
+        }
         let sent = self.slot_under_way();
         policy.live.stats.failed(sent);
         if let Some(slot) = sent {
@@ -336,10 +382,18 @@ impl<B> Call<B> {
 
     /// Its future is dropped. That is its end, if it had none before.
     pub(crate) fn give_up(&mut self, policy: &Policy) {
-        if !self.has_ended {
-            policy.live.stats.abandoned(self.slot_under_way());
-            self.watch.end(Ending::Abandoned);
+        if self.has_ended {
+            return;
         }
+        if self.is_out_of_scope() {
+            policy.live.stats.unsigned();
+            return self.watch.end(Ending::Unsigned);
+        }
+        if self.leaves_the_primary_open() {
+            policy.live.stats.left_open();
+        }
+        policy.live.stats.abandoned(self.slot_under_way());
+        self.watch.end(Ending::Abandoned);
     }
 
     fn slot_under_way(&self) -> Option<Slot> {
@@ -356,9 +410,18 @@ impl<B> Call<B> {
                 policy.live.stats.unsigned();
                 Ending::Unsigned
             }
+            Some(Attempt { slot, refused: None }) if self.is_unclear => {
+                if self.leaves_the_primary_open() {
+                    policy.live.stats.left_open();
+                }
+                Ending::Unclear(*slot)
+            }
             Some(Attempt { slot, refused: None }) => Ending::Accepted(*slot),
             Some(Attempt { slot, refused: Some(_) }) => {
                 policy.live.stats.ended_refused();
+                if self.leaves_the_primary_open() {
+                    policy.live.stats.left_open();
+                }
                 Ending::Refused(*slot)
             }
         });

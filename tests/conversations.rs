@@ -3,8 +3,11 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use support::{HyperClient, Protocol, hyper_client};
@@ -12,7 +15,8 @@ use tower::{Layer, ServiceExt};
 use tower_credential_fallback::coze::simulator::{AccountId, Refusal, Settings, Simulator, WorkspaceId};
 use tower_credential_fallback::coze::{self, FreshConversations, Region};
 use tower_credential_fallback::{
-    Credential, CredentialFallback, FallbackHandle, Order, Outcome, ReplayBody, Slot,
+    BoxError, Credential, CredentialFallback, CredentialFallbackLayer, FallbackHandle, Order, Outcome,
+    ReplayBody, Slot,
 };
 
 type Client = CredentialFallback<HyperClient<ReplayBody<Full<Bytes>>>, Credential, Credential>;
@@ -170,4 +174,35 @@ async fn a_bot_that_nothing_is_known_of_keeps_the_conversation_that_the_fallback
     // Another bot of the enterprise, in the same conversation.
     stage.bot = stage.coze.create_bot(&stage.workspace);
     assert_eq!(stage.chat(Some(&new)).await, chat(&new, Slot::Fallback, 2, false));
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_valid_costs_nobody_a_conversation() {
+    let is_renewed = Arc::new(AtomicBool::new(false));
+    let renewed = Arc::clone(&is_renewed);
+    let inner = tower::service_fn(move |request: Request<ReplayBody<Full<Bytes>>>| {
+        let is_new = request.headers()["authorization"] == "Bearer new";
+        let status = match (is_new, renewed.load(Ordering::SeqCst)) {
+            (true, true) if request.uri().query() == Some("conversation_id=1") => 200,
+            (true, true) => 500,
+            (true, false) => 401,
+            (false, _) => 403,
+        };
+        let answer = Response::builder().status(status).body(Full::<Bytes>::default()).unwrap();
+        std::future::ready(Ok::<_, BoxError>(answer))
+    });
+    let token = |text| Credential::bearer(text).unwrap();
+    let client = CredentialFallbackLayer::new(token("old"), token("new"))
+        .unwrap()
+        .with_order(Order::FallbackFirst)
+        .with_cooldown(std::time::Duration::ZERO)
+        .with_left_behind(FreshConversations::new())
+        .layer(inner);
+    let chat = async || {
+        let request = Request::post("https://api.example/v3/chat?conversation_id=1").body(Full::default());
+        client.clone().oneshot(request.unwrap()).await.unwrap().status()
+    };
+    assert_eq!(chat().await, 403, "the new token has run out, and the bot is not the old one's");
+    is_renewed.store(true, Ordering::SeqCst);
+    assert_eq!(chat().await, 200, "with its conversation");
 }

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use serde_json::Value;
 use support::{Protocol, Server, hyper_client, json, token_of};
 use tower::{BoxError, Layer, ServiceExt};
-use tower_credential_fallback::observe::Traces;
+use tower_credential_fallback::observe::{Metrics, Traces};
 use tower_credential_fallback::{
     Credential, CredentialError, CredentialFallbackLayer, Order, ReplayBody, StatusClassifier, TokenCache,
     provider_fn,
@@ -242,4 +242,44 @@ async fn a_scrape_of_the_example_tells_the_same_as_its_report_and_feeds_the_dash
             }
         }
     }
+}
+
+#[tokio::test]
+async fn an_overloaded_server_an_abandoned_attempt_and_a_needed_credential_have_names_of_their_own() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let metrics = metrics::with_local_recorder(&recorder, Metrics::new);
+    let inner = tower::service_fn(|request: Request<ReplayBody<Empty<Bytes>>>| async move {
+        let status = match request.uri().path() {
+            "/overloaded" => 503,
+            "/hangs" => std::future::pending().await,
+            _ if request.headers()["authorization"] == "Bearer old" => 403,
+            _ => 200,
+        };
+        Ok::<_, BoxError>(Response::builder().status(status).body(Empty::<Bytes>::new()).unwrap())
+    });
+    let token = |text| Credential::bearer(text).unwrap();
+    let layer = CredentialFallbackLayer::new(token("old"), token("new")).unwrap().with_observer(metrics);
+    let client = layer.layer(inner);
+    let call = |path: &str| {
+        let request = Request::get(format!("https://api.example{path}")).body(Empty::new()).unwrap();
+        client.clone().oneshot(request)
+    };
+    call("/overloaded").await.unwrap();
+    assert!(futures::future::poll_immediate(call("/hangs")).await.is_none());
+    call("/").await.unwrap();
+
+    let series = parse(&handle.render());
+    let count = |name: &str| series[&format!("credential_fallback_{name}")] as u64;
+    let attempts = |slot: &str, verdict: &str| {
+        count(&format!(r#"attempts_total{{slot="{slot}",verdict="{verdict}",reason="none"}}"#))
+    };
+    assert_eq!(attempts("primary", "unclear"), 1);
+    assert_eq!(attempts("primary", "abandoned"), 1);
+    assert_eq!(attempts("primary", "accepted"), 0);
+    assert_eq!(attempts("fallback", "accepted"), 1);
+    assert_eq!(count(r#"calls_total{ending="unclear",slot="primary"}"#), 1);
+    assert_eq!(count(r#"calls_total{ending="abandoned",slot="none"}"#), 1);
+    assert_eq!(count(r#"needed_total{slot="fallback"}"#), 1);
+    assert_eq!(count(r#"needed_total{slot="primary"}"#), 0);
 }

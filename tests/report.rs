@@ -206,6 +206,7 @@ async fn the_report_says_in_words_whether_the_old_credential_can_go() {
     tokio::time::advance(Duration::from_secs(60)).await;
     call().await;
     assert_says(None, "Not known: in the last 15 min the old one has answered 1 calls");
+    assert_says(None, "resources: 1 moved, 0 not yet");
 
     tokio::time::advance(RECENT).await;
     assert_says(None, "Not known: there were no calls in the last 15 min.");
@@ -214,7 +215,94 @@ async fn the_report_says_in_words_whether_the_old_credential_can_go() {
 
     is_moved.store(false, Ordering::SeqCst);
     call().await;
-    assert_says(Some(false), "No: it was needed 0 s ago, where the new one had been refused.");
+    assert_says(Some(false), "No: it was needed 0 s ago, where the new one was refused or not to be had.");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_credential_is_not_said_to_be_free_while_the_new_one_is_refused() {
+    /// Says to the new credential what the path says, and to the old one what the query says.
+    async fn inner(request: Request<ReplayBody<Empty<Bytes>>>) -> Result<Response<Empty<Bytes>>, BoxError> {
+        let uri = request.uri();
+        let is_new = request.headers()["authorization"] == "Bearer new";
+        let answer = if is_new { &uri.path()[1..] } else { uri.query().unwrap_or("200") };
+        match answer.parse::<u16>() {
+            Ok(status) => Ok(Response::builder().status(status).body(Empty::new()).unwrap()),
+            Err(_) => Err("reset".into()),
+        }
+    }
+    let token = |text| Credential::bearer(text).unwrap();
+    for (order, path, expected) in [
+        (Order::FallbackOnly, "/403", None),
+        (Order::FallbackFirst, "/403?503", None),
+        (Order::FallbackFirst, "/403?reset", None),
+        (Order::FallbackFirst, "/401?429", None),
+        (Order::FallbackFirst, "/403?200", Some(false)),
+        // Refused to both, or to nobody's knowledge: that says nothing for the old one.
+        (Order::FallbackFirst, "/403?403", Some(true)),
+        (Order::FallbackFirst, "/503?200", Some(true)),
+        (Order::FallbackFirst, "/reset?200", Some(true)),
+        (Order::FallbackFirst, "/200", Some(true)),
+    ] {
+        let layer = CredentialFallbackLayer::new(token("old"), token("new")).unwrap().with_order(order);
+        let (client, handle) = (layer.layer(tower::service_fn(inner)), layer.handle());
+        let call = async |path: &str| {
+            let request = Request::get(format!("https://api.example{path}")).body(Empty::new()).unwrap();
+            drop(client.clone().oneshot(request).await);
+        };
+        tokio::time::advance(2 * RECENT).await;
+        for _ in 0..50 {
+            call("/200").await;
+        }
+        call(path).await;
+        let report = handle.report();
+        assert_eq!(report.can_retire_primary(), expected, "{order:?} {path}: {report}");
+        let is_open = report.to_string().contains("the old one was not asked, or gave no clear answer");
+        assert_eq!(is_open, expected.is_none(), "{report}");
+        tokio::time::advance(RECENT).await;
+        call("/200").await;
+        assert_eq!(handle.report().can_retire_primary(), Some(true), "it is forgotten after a while");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_in_vain_are_not_reported_as_no_calls() {
+    let inner = tower::service_fn(async |_: Request<ReplayBody<Empty<Bytes>>>| {
+        Ok::<_, BoxError>(Response::builder().status(503).body(Empty::<Bytes>::new()).unwrap())
+    });
+    let token = |text| Credential::bearer(text).unwrap();
+    let layer = CredentialFallbackLayer::new(token("old"), token("new")).unwrap();
+    let layer = layer.with_order(Order::FallbackFirst);
+    let (client, handle) = (layer.layer(inner), layer.handle());
+    // One that was accepted, long ago.
+    let accepting = layer.layer(tower::service_fn(async |_: Request<ReplayBody<Empty<Bytes>>>| {
+        Ok::<_, BoxError>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let request = || Request::get("https://api.example/").body(Empty::new()).unwrap();
+    accepting.oneshot(request()).await.unwrap();
+    tokio::time::advance(2 * RECENT).await;
+    client.oneshot(request()).await.unwrap();
+    let text = handle.report().to_string();
+    assert!(text.contains("of the 1 calls in the last 15 min, the new one has answered none"), "{text}");
+}
+
+#[tokio::test]
+async fn a_resource_that_only_the_new_credential_answers_for_by_now_has_moved() {
+    let inner = tower::service_fn(async |_: Request<ReplayBody<Empty<Bytes>>>| {
+        Ok::<_, BoxError>(Response::new(Empty::<Bytes>::new()))
+    });
+    let token = |text| Credential::bearer(text).unwrap();
+    let layer = CredentialFallbackLayer::new(token("old"), token("new")).unwrap();
+    let (client, handle) = (layer.layer(inner), layer.handle());
+    let call = async |host: &str| {
+        let request = Request::get(format!("https://{host}/")).body(Empty::new()).unwrap();
+        client.clone().oneshot(request).await.unwrap();
+    };
+    call("a.example").await;
+    call("b.example").await;
+    assert_eq!(handle.report().not_moved, 2);
+    handle.set_order(Order::FallbackFirst);
+    call("a.example").await;
+    assert_eq!(handle.report().not_moved, 1);
 }
 
 #[tokio::test]
@@ -241,13 +329,15 @@ async fn whatever_the_end_of_a_call_it_is_counted_once() {
     call("https://api.example/refuses").await.unwrap();
     call("https://api.example/").await.unwrap();
     call("https://elsewhere.example/").await.unwrap();
+    assert!(call("https://elsewhere.example/fails").await.is_err());
+    assert!(futures::future::poll_immediate(call("https://elsewhere.example/hangs")).await.is_none());
     drop(tower::Service::call(
         &mut client.clone(),
         Request::get("https://api.example/").body(Empty::new()).unwrap(),
     ));
 
     let report = handle.report();
-    assert_eq!((report.failed, report.abandoned, report.refused, report.unsigned), (2, 2, 1, 1));
+    assert_eq!((report.failed, report.abandoned, report.refused, report.unsigned), (2, 2, 1, 3));
     let primary = &report.primary;
     assert_eq!((primary.accepted, primary.failed, primary.abandoned, primary.refused_in_all()), (1, 1, 2, 1));
     assert_eq!(primary.refused(RejectionKind::Unauthenticated), 1);

@@ -104,6 +104,7 @@ async fn what_is_wrong_with_the_environment_or_the_list_is_named() {
         variables
     };
     for (variables, named) in [
+        (Variables::from([("COZE_API_TOKEN", "pat_1".to_owned())]), "COZE_API_BASE is not"),
         (base(), "COZE_API_TOKEN is not set"),
         (with("COZE_API_TOKEN", "pat_1"), "COZE_API_TOKEN_ENTERPRISE is not set"),
         (with("COZE_JWT_OAUTH_CLIENT_ID", "1"), "COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH is not set"),
@@ -120,6 +121,8 @@ async fn what_is_wrong_with_the_environment_or_the_list_is_named() {
         ("[[probe]]\nname = \"x\"\npath = \"/\"\nneeded = \"maybe\"", "needed"),
         ("[[probe]]\nname = \"x\"\npath = \"/\"\nmetod = \"GET\"", "metod"),
         ("probes = 1", "probe"),
+        ("probe = []", "at least one"),
+        ("[[probe]]\nname = \"x\"\npath = \"/\"\nneeded = \"primary\"", "at least one"),
     ] {
         let error = probes(list, &Variables::new()).unwrap_err();
         assert!(error.contains(named), "{error}");

@@ -52,6 +52,9 @@ struct File {
 /// Reads a list, and fills its variables in.
 pub(crate) fn read(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Probe>, BoxError> {
     let mut probes = toml::from_str::<File>(text).map_err(|error| format!("the probes: {error}"))?.probe;
+    if !probes.iter().any(|probe| probe.needed.of(Slot::Fallback)) {
+        return Err("the probes: expected at least one that the fallback has to serve".into());
+    }
     for probe in &mut probes {
         if !probe.path.starts_with('/') {
             return Err(format!("probe `{}`: `path` has to begin with a slash", probe.name).into());

@@ -29,6 +29,17 @@ type Http<B> = Client<HttpsConnector<HttpConnector>, B>;
 const PATIENCE: Duration = Duration::from_secs(60);
 const MOST: usize = 1024 * 1024;
 
+/// Set by whoever means a real Coze.
+const REAL: [&str; 7] = [
+    "COZE_API_TOKEN",
+    "COZE_API_TOKEN_ENTERPRISE",
+    "COZE_JWT_OAUTH_CLIENT_ID",
+    "COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH",
+    "COZE_JWT_OAUTH_PUBLIC_KEY_ID",
+    "COZE_ACCOUNT_ID",
+    "COZE_ENTERPRISE_ID",
+];
+
 pub(crate) struct Target {
     base_url: String,
     client: CredentialFallback<Http<ReplayBody<Full<Bytes>>>, Provider, Provider>,
@@ -40,7 +51,13 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) async fn from_variables(variable: &impl Fn(&str) -> Option<String>) -> Result<Self, BoxError> {
-        let Some(base_url) = variable("COZE_API_BASE") else { return Self::local().await };
+        let Some(base_url) = variable("COZE_API_BASE") else {
+            // A matrix of the local Coze must not pass for one of the real one.
+            return match REAL.into_iter().find(|name| variable(name).is_some()) {
+                Some(name) => Err(format!("{name} is set, but COZE_API_BASE is not").into()),
+                None => Self::local().await,
+            };
+        };
         let region = Region::custom(&base_url)?;
         let needed = |name: &str| variable(name).ok_or_else(|| format!("{name} is not set"));
         let (primary, fallback): (Provider, Provider) = match variable("COZE_JWT_OAUTH_CLIENT_ID") {
@@ -82,6 +99,10 @@ impl Target {
             variables: HashMap::new(),
             _simulator: None,
         })
+    }
+
+    pub(crate) fn base_url(&self) -> &str {
+        &self.base_url
     }
 
     pub(crate) fn variable(&self, name: &str) -> Option<String> {

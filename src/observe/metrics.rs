@@ -14,8 +14,9 @@ use crate::preference::Slot;
 ///
 /// | metric | kind | labels |
 /// | --- | --- | --- |
-/// | `credential_fallback_calls_total` | counter | `ending`: accepted, refused, failed, abandoned, unsigned; `slot` |
-/// | `credential_fallback_attempts_total` | counter | `slot`; `verdict`: accepted, refused, failed; `reason`: unauthenticated, forbidden, not_found, none |
+/// | `credential_fallback_calls_total` | counter | `ending`: accepted, unclear, refused, failed, abandoned, unsigned; `slot` |
+/// | `credential_fallback_attempts_total` | counter | `slot`; `verdict`: accepted, unclear, refused, failed, abandoned; `reason`: unauthenticated, forbidden, not_found, none |
+/// | `credential_fallback_needed_total` | counter | `slot` that was accepted where the other was refused or not to be had |
 /// | `credential_fallback_replays_total` | counter | `slot`, of the replay |
 /// | `credential_fallback_not_replayed_total` | counter | `cause`: see [`NoReplay::as_str`] |
 /// | `credential_fallback_unavailable_total` | counter | `slot` |
@@ -57,9 +58,13 @@ struct Series {
 struct SlotMetrics {
     accepted: Counter,
     refused: [Counter; RejectionKind::ALL.len()],
+    unclear: Counter,
     failed: Counter,
+    abandoned: Counter,
     ended_accepted: Counter,
+    ended_unclear: Counter,
     ended_refused: Counter,
+    needed: Counter,
     replays: Counter,
     unavailable: Counter,
     minted: Counter,
@@ -71,6 +76,7 @@ struct SlotMetrics {
 
 const CALLS: &str = "credential_fallback_calls_total";
 const ATTEMPTS: &str = "credential_fallback_attempts_total";
+const NEEDED: &str = "credential_fallback_needed_total";
 const REPLAYS: &str = "credential_fallback_replays_total";
 const NOT_REPLAYED: &str = "credential_fallback_not_replayed_total";
 const UNAVAILABLE: &str = "credential_fallback_unavailable_total";
@@ -82,7 +88,11 @@ impl Metrics {
     pub fn new() -> Self {
         describe_counter!(CALLS, "Calls, by how they ended and the credential of their last attempt.");
         describe_counter!(ATTEMPTS, "Requests sent, by credential and by what was said to them.");
-        describe_counter!(REPLAYS, "Requests sent again with this credential, after the other was refused.");
+        describe_counter!(
+            NEEDED,
+            "Calls accepted with this credential, where the other was refused or not to be had."
+        );
+        describe_counter!(REPLAYS, "Requests sent again with this credential, after a refusal.");
         describe_counter!(NOT_REPLAYED, "Refused requests that were not sent again, by cause.");
         describe_counter!(UNAVAILABLE, "Times that a provider had no credential.");
         describe_counter!(TOKENS, "What happened to tokens.");
@@ -122,9 +132,13 @@ impl SlotMetrics {
         Self {
             accepted: attempts("accepted", "none"),
             refused: RejectionKind::ALL.map(|kind| attempts("refused", kind.as_str())),
+            unclear: attempts("unclear", "none"),
             failed: attempts("failed", "none"),
+            abandoned: attempts("abandoned", "none"),
             ended_accepted: call("accepted"),
+            ended_unclear: call("unclear"),
             ended_refused: call("refused"),
+            needed: counter!(NEEDED, "slot" => slot),
             replays: counter!(REPLAYS, "slot" => slot),
             unavailable: counter!(UNAVAILABLE, "slot" => slot),
             minted: token("minted"),
@@ -144,7 +158,12 @@ impl Default for Metrics {
 
 impl Observe for Metrics {
     fn call(&self, _: &Method, _: &Uri) -> Box<dyn ObserveCall> {
-        Box::new(Measured { series: Arc::clone(&self.series), is_replayed: false })
+        Box::new(Measured {
+            series: Arc::clone(&self.series),
+            is_replayed: false,
+            under_way: None,
+            out_of_use: None,
+        })
     }
 
     fn token(&self, slot: Slot, event: &TokenEvent<'_>) {
@@ -163,34 +182,64 @@ impl Observe for Metrics {
 struct Measured {
     series: Arc<Series>,
     is_replayed: bool,
+    /// The slot of the attempt that has not ended yet.
+    under_way: Option<Slot>,
+    /// The slot that was refused, or not to be had.
+    out_of_use: Option<Slot>,
 }
 
 impl ObserveCall for Measured {
     fn event(&mut self, event: &CallEvent<'_>) {
         let series = &self.series;
         match event {
-            CallEvent::Unavailable { slot, .. } => series.slot(*slot).unavailable.increment(1),
-            CallEvent::Attempt { slot, is_replay: true } => {
-                self.is_replayed = true;
-                series.slot(*slot).replays.increment(1);
+            CallEvent::Unavailable { slot, .. } => {
+                self.out_of_use = Some(*slot);
+                series.slot(*slot).unavailable.increment(1);
             }
-            CallEvent::Attempt { is_replay: false, .. } => {}
-            CallEvent::Answered { slot, refused, .. } => match refused {
-                None => series.slot(*slot).accepted.increment(1),
-                Some(rejection) => series.slot(*slot).refused[rejection.kind() as usize].increment(1),
-            },
-            CallEvent::Failed { slot } => series.slot(*slot).failed.increment(1),
+            CallEvent::Attempt { slot, is_replay } => {
+                self.under_way = Some(*slot);
+                if *is_replay {
+                    self.is_replayed = true;
+                    series.slot(*slot).replays.increment(1);
+                }
+            }
+            CallEvent::Answered { slot, refused, is_unclear, .. } => {
+                self.under_way = None;
+                let slot_series = series.slot(*slot);
+                let verdict = match refused {
+                    None if *is_unclear => &slot_series.unclear,
+                    None => &slot_series.accepted,
+                    Some(rejection) => {
+                        self.out_of_use = Some(*slot);
+                        &slot_series.refused[rejection.kind() as usize]
+                    }
+                };
+                verdict.increment(1);
+            }
+            CallEvent::Failed { slot } => {
+                self.under_way = None;
+                series.slot(*slot).failed.increment(1);
+            }
             CallEvent::NotReplayed { reason } => series.not_replayed[reason.index()].increment(1),
             CallEvent::End { ending, added } => {
                 let counter = match ending {
-                    Ending::Accepted(slot) => &series.slot(*slot).ended_accepted,
+                    Ending::Accepted(slot) => {
+                        if self.out_of_use == Some(slot.other()) {
+                            series.slot(*slot).needed.increment(1);
+                        }
+                        &series.slot(*slot).ended_accepted
+                    }
+                    Ending::Unclear(slot) => &series.slot(*slot).ended_unclear,
                     Ending::Refused(slot) => &series.slot(*slot).ended_refused,
                     Ending::Failed => &series.failed,
                     Ending::Abandoned => &series.abandoned,
                     Ending::Unsigned => &series.unsigned,
                 };
                 counter.increment(1);
-                if matches!(ending, Ending::Accepted(_) | Ending::Refused(_)) {
+                if let Some(slot) = self.under_way.take().filter(|_| *ending == Ending::Abandoned) {
+                    series.slot(slot).abandoned.increment(1);
+                }
+                if matches!(ending, Ending::Accepted(_) | Ending::Unclear(_) | Ending::Refused(_)) {
                     series.added[usize::from(self.is_replayed)].record(added.as_secs_f64());
                 }
             }

@@ -99,7 +99,8 @@ pub enum CallEvent<'e> {
     Attempt {
         /// The credential's slot.
         slot: Slot,
-        /// Whether the other credential has been refused before.
+        /// Whether an attempt has been refused before: nearly always the other credential's. (It was this one's if
+        /// what the request refers to is left out: see [`LeftBehind`](crate::LeftBehind).)
         is_replay: bool,
     },
     /// It was answered.
@@ -108,8 +109,10 @@ pub enum CallEvent<'e> {
         slot: Slot,
         /// The answer's status.
         status: StatusCode,
-        /// Why the credential was refused; `None` if it was accepted.
+        /// Why the credential was refused; `None` if it was not.
         refused: Option<Rejection>,
+        /// Whether the answer (408, 429 or a 5xx) says nothing of the credential.
+        is_unclear: bool,
     },
     /// No answer came: the inner service failed.
     Failed {
@@ -137,13 +140,15 @@ pub enum CallEvent<'e> {
 pub enum Ending {
     /// With an answer that is no refusal.
     Accepted(Slot),
+    /// With an answer that says nothing of the credential: 408, 429 or a 5xx.
+    Unclear(Slot),
     /// With a refusal.
     Refused(Slot),
     /// With an error.
     Failed,
     /// The caller did not wait for it.
     Abandoned,
-    /// With an answer to a request that bore no credential of ours.
+    /// Its request bore no credential of ours, since its origin is out of scope; whatever became of it.
     Unsigned,
 }
 
@@ -152,6 +157,7 @@ impl Ending {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accepted(_) => "accepted",
+            Self::Unclear(_) => "unclear",
             Self::Refused(_) => "refused",
             Self::Failed => "failed",
             Self::Abandoned => "abandoned",

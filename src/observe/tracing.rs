@@ -113,7 +113,7 @@ impl ObserveCall for Traced {
                 }
                 debug!(credential.slot = slot.as_str(), is_replay, "request sent");
             }
-            CallEvent::Answered { slot, status, refused } => {
+            CallEvent::Answered { slot, status, refused, .. } => {
                 self.span.record("http.response.status_code", status.as_u16());
                 if let Some(rejection) = refused {
                     info!(
@@ -137,7 +137,7 @@ impl ObserveCall for Traced {
                     Ending::Refused(_) | Ending::Failed | Ending::Abandoned => {
                         self.span.record("error.type", ending.as_str());
                     }
-                    Ending::Accepted(_) | Ending::Unsigned => {}
+                    Ending::Accepted(_) | Ending::Unclear(_) | Ending::Unsigned => {}
                 }
             }
         }

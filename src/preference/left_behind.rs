@@ -1,5 +1,7 @@
 //! [`LeftBehind`]: what stays with an account when a resource moves to another.
 
+use std::time::Duration;
+
 use http::request;
 
 use super::{Memory, Slot};
@@ -19,7 +21,8 @@ use super::{Memory, Slot};
 /// - If the refused slot has been seen to serve the resource since that moved, and what the request refers to is the
 ///   other slot's, that is taken for the cause: then it is taken out, and the *same* slot goes on.
 /// - If both refuse, and what the request refers to may be why the first did, it is taken out the next time.
-/// - What was taken out for that reason is remembered: from then on, that slot is asked without it at once.
+/// - What was taken out for that reason is remembered: for an hour from then on, that slot is asked without it at once.
+/// - A token that is not valid ([`Unauthenticated`](crate::RejectionKind::Unauthenticated)) says nothing of all this.
 /// - [`Outcome::started_afresh`](crate::Outcome::started_afresh) says that something was taken out.
 ///
 /// Memories are lost with the process. After a restart, a refused primary may be followed by a fallback without a
@@ -34,11 +37,15 @@ pub trait LeftBehind: Send + Sync {
     fn remove(&self, head: &mut request::Parts);
 }
 
+/// How long a slot is asked without what it has refused. What makes a slot refuse may pass; then an hour of fresh
+/// conversations is the most that it costs.
+const STALE_FOR: Duration = Duration::from_secs(3600);
+
 /// What one request refers to.
 pub(crate) struct Left {
     /// Remembered as moved if the fallback has accepted it.
     owner_key: u64,
-    /// Remembered as moved if a request with it was refused to this slot, and without it accepted.
+    /// Remembered as cooling if a request with it was refused to this slot, and without it accepted.
     stale_keys: [u64; 2],
     owner: Slot,
     /// Whether the first attempt did without it.
@@ -69,7 +76,7 @@ impl Left {
 
     /// Whether this slot is known to refuse it.
     fn is_stale(&self, memory: &Memory, slot: Slot) -> bool {
-        memory.has_moved(self.stale_key(slot))
+        memory.recall(self.stale_key(slot)).is_cooling
     }
 
     /// Who goes on after a refusal, given who is known to serve the resource; and without it, if it is not theirs.
@@ -87,7 +94,7 @@ impl Left {
         }
         // With it refused and without it accepted, by one and the same.
         if self.is_removed && refused == Some(slot) {
-            memory.learn(self.stale_key(slot), Slot::Fallback);
+            memory.cool(self.stale_key(slot), STALE_FOR);
         }
     }
 
@@ -103,7 +110,7 @@ impl Left {
             return None;
         }
         // The second cannot serve the resource; if the first can, this is what it has refused.
-        memory.learn(self.stale_key(first), Slot::Fallback);
+        memory.cool(self.stale_key(first), STALE_FOR);
         Some(first)
     }
 

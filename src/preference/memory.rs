@@ -63,7 +63,8 @@ impl Memory {
         if let Some(resource) = resource {
             hasher.write(resource.as_bytes());
         }
-        hasher.finish()
+        // Even, since the report keeps a mark in the lowest bit.
+        hasher.finish() & !1
     }
 
     pub(crate) fn recall(&self, key: u64) -> Known {
@@ -93,6 +94,9 @@ impl Memory {
 
     /// Both were refused: what is known of the slot stays, and no replay is made for a while.
     pub(crate) fn cool(&self, key: u64, duration: Duration) {
+        if duration.is_zero() {
+            return;
+        }
         // A duration beyond what the clock can count means "for ever"; leaving the resource as it is
         // would be the opposite, so the far future stands in.
         const FAR: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -53,7 +53,11 @@ impl fmt::Display for Verdict<'_> {
             ),
             Some(false) => match report.primary.last_needed {
                 Some(ago) if ago < RECENT => {
-                    write!(f, "No: it was needed {} ago, where the new one had been refused.", Span(ago))
+                    write!(
+                        f,
+                        "No: it was needed {} ago, where the new one was refused or not to be had.",
+                        Span(ago)
+                    )
                 }
                 _ => f.write_str("No: the new one has not been accepted for anything yet."),
             },
@@ -62,6 +66,12 @@ impl fmt::Display for Verdict<'_> {
                 "Not known: the old one is still asked first ({:?}). Set the order to FallbackFirst, and see \
                  whether it is needed.",
                 report.order
+            ),
+            None if report.last_open.is_some_and(|ago| ago < RECENT) => write!(
+                f,
+                "Not known: the new one was refused or not to be had {} ago, and the old one was not asked, or gave no \
+                 clear answer.",
+                Span(report.last_open.unwrap_or_default())
             ),
             None if report.recent.by_primary > 0 => write!(
                 f,
@@ -72,7 +82,14 @@ impl fmt::Display for Verdict<'_> {
             None if report.age < RECENT => {
                 write!(f, "Not known yet: that takes {span} of calls, and these are {}.", Span(report.age))
             }
-            None => write!(f, "Not known: there were no calls in the last {span}."),
+            None if report.recent.calls() == 0 => {
+                write!(f, "Not known: there were no calls in the last {span}.")
+            }
+            None => write!(
+                f,
+                "Not known: of the {} calls in the last {span}, the new one has answered none.",
+                report.recent.calls()
+            ),
         }
     }
 }

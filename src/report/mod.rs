@@ -49,10 +49,13 @@ pub struct Report {
     pub unsigned: u64,
     /// Resources that the fallback serves.
     pub moved: usize,
-    /// Resources that the primary has answered for and that the fallback is not known to serve.
+    /// Resources that the primary has answered for, and that the fallback has not answered for since.
     pub not_moved: usize,
     /// Whether there are more resources than are counted (some 10,000 of each).
     pub has_more_resources: bool,
+    /// How long ago a call last left open whether the old credential is needed: the fallback was refused or not to be
+    /// had, and the primary was not asked, or gave no clear answer.
+    pub last_open: Option<Duration>,
     /// How the calls of the last [`RECENT`] minutes ended.
     pub recent: Endings,
     no_replay: [u64; NoReplay::NAMES.len()],
@@ -75,7 +78,8 @@ pub struct SlotReport {
     pub unavailable: u64,
     /// How long ago it was last accepted.
     pub last_accepted: Option<Duration>,
-    /// How long ago it was last accepted *after the other one had been refused*: then it was needed.
+    /// How long ago it was last accepted where the other one *had been refused, or was not to be had*: then it was
+    /// needed.
     pub last_needed: Option<Duration>,
 }
 
@@ -107,8 +111,9 @@ impl Report {
             abandoned: read(&stats.abandoned),
             unsigned: read(&stats.unsigned),
             moved: memory.count_moved(),
-            not_moved: stats.resources.iter().filter(|key| !memory.has_moved(*key)).count(),
+            not_moved: stats.resources.of_primary().filter(|key| !memory.has_moved(*key)).count(),
             has_more_resources: stats.resources.is_full() || memory.is_full(),
+            last_open: ago(now, read(&stats.last_open)),
             recent: Endings { by_primary, by_fallback, in_vain },
             no_replay: std::array::from_fn(|nth| read(&stats.no_replay[nth])),
         }
@@ -142,8 +147,8 @@ impl Report {
     ///   anything. To know that, the fallback has to go first: [`Order::FallbackFirst`] or
     ///   [`Order::FallbackOnly`].
     /// - `Some(false)`: the primary was needed within that time, or the fallback has never been accepted.
-    /// - `None`: the numbers do not tell: the primary is still asked first, or there were no calls, or not for
-    ///   long enough.
+    /// - `None`: the numbers do not tell: the primary is still asked first, or a call [left it
+    ///   open](Self::last_open), or there were no calls, or not for long enough.
     ///
     /// What has not been called within that time is not known of: jobs that run once a day or a month need their
     /// day or month.
@@ -153,6 +158,7 @@ impl Report {
             return Some(false);
         }
         let is_known = !is_within(self.primary.last_accepted)
+            && !is_within(self.last_open)
             && self.recent.by_fallback > 0
             && self.age >= RECENT
             && matches!(self.order, Order::FallbackFirst | Order::FallbackOnly);

@@ -25,6 +25,8 @@ pub(crate) struct Stats {
     pub(super) refused: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) abandoned: AtomicU64,
+    /// The last call that left open whether the primary was needed. See [`Stats::now`].
+    pub(super) last_open: AtomicU64,
 }
 
 /// What one credential has met with. Each attempt is in one of the first five.
@@ -40,7 +42,7 @@ pub(super) struct SlotStats {
     pub(super) unclear: AtomicU64,
     /// The provider had no credential, so that no attempt was made.
     pub(super) unavailable: AtomicU64,
-    /// The last acceptance, and the last at a second attempt. See [`Stats::now`].
+    /// The last acceptance, and the last where the other was of no use. See [`Stats::now`].
     pub(super) last_accepted: AtomicU64,
     pub(super) last_needed: AtomicU64,
 }
@@ -58,21 +60,22 @@ impl Stats {
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
+            last_open: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn accepted(&self, slot: Slot, key: Option<u64>, is_second: bool) {
+    pub(crate) fn accepted(&self, slot: Slot, key: Option<u64>, is_needed: bool) {
         let (stats, now) = (self.slot(slot), self.now());
         count(&stats.accepted);
         stats.last_accepted.store(now, Ordering::Relaxed);
-        if is_second {
+        if is_needed {
             stats.last_needed.store(now, Ordering::Relaxed);
         }
+        if let Some(key) = key {
+            self.resources.answered(key, slot);
+        }
         let ending = match slot {
-            Slot::Primary => {
-                key.into_iter().for_each(|key| self.resources.add(key));
-                Ending::ByPrimary
-            }
+            Slot::Primary => Ending::ByPrimary,
             Slot::Fallback => Ending::ByFallback,
         };
         self.recent.add(minute(now), ending);
@@ -92,6 +95,11 @@ impl Stats {
     pub(crate) fn ended_refused(&self) {
         count(&self.refused);
         self.recent.add(minute(self.now()), Ending::InVain);
+    }
+
+    /// The fallback was of no use for a call, and it is not known whether the primary would have been.
+    pub(crate) fn left_open(&self) {
+        self.last_open.store(self.now(), Ordering::Relaxed);
     }
 
     pub(crate) fn replayed(&self) {
