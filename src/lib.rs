@@ -89,6 +89,8 @@ pub mod guide;
 mod handle;
 mod headers;
 mod layer;
+#[cfg(feature = "oauth")]
+pub mod oauth;
 pub mod observe;
 mod origin;
 mod outcome;
@@ -99,6 +101,8 @@ mod report;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 mod service;
+#[cfg(feature = "oauth")]
+pub mod store;
 
 pub use body::{CannotRewind, PeekBody, ReplayBody, Rewind};
 #[cfg(feature = "json")]
@@ -115,8 +119,10 @@ pub use preference::{CredentialChoice, LeftBehind, Order, ResourceKey, Slot};
 pub use provider::{
     AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
 };
+#[cfg(any(feature = "jwt", feature = "oauth"))]
+pub use provider::{ExpiresIn, RequestStyle};
 #[cfg(feature = "jwt")]
-pub use provider::{ExpiresIn, JwtBearer, JwtGrant, JwtKey, RequestStyle};
+pub use provider::{JwtBearer, JwtGrant, JwtKey};
 pub use report::{Endings, RECENT, Report, SlotReport};
 pub use service::CredentialFallback;
 

@@ -25,6 +25,8 @@ mod region;
 mod resource;
 #[cfg(feature = "simulator")]
 pub mod simulator;
+#[cfg(feature = "oauth")]
+mod user_app;
 
 pub use classifier::CozeClassifier;
 pub use conversation::FreshConversations;
@@ -32,6 +34,8 @@ pub use conversation::FreshConversations;
 pub use oauth::{OAuthApp, oauth_app};
 pub use region::Region;
 pub use resource::CozeResource;
+#[cfg(feature = "oauth")]
+pub use user_app::{user_app, workspace_user_app};
 
 use crate::credential::Credential;
 use crate::error::Error;

@@ -37,6 +37,16 @@ impl Region {
         }
     }
 
+    /// Where users consent. A host of your own is taken to serve that page too.
+    #[cfg(feature = "oauth")]
+    pub(crate) fn www_url(&self) -> String {
+        match self {
+            Self::Com => "https://www.coze.com".to_owned(),
+            Self::Cn => "https://www.coze.cn".to_owned(),
+            Self::Custom(origin) => origin.to_string(),
+        }
+    }
+
     /// The API's host alone, which is what an assertion's `aud` names.
     #[cfg(feature = "jwt")]
     pub(crate) fn host(&self) -> &str {

@@ -20,7 +20,7 @@ use crate::preference::Slot;
 /// | `credential_fallback_replays_total` | counter | `slot`, of the replay |
 /// | `credential_fallback_not_replayed_total` | counter | `cause`: see [`NoReplay::as_str`] |
 /// | `credential_fallback_unavailable_total` | counter | `slot` |
-/// | `credential_fallback_tokens_total` | counter | `slot`; `event`: minted, renewed, mint_failed, renewal_failed, dropped |
+/// | `credential_fallback_tokens_total` | counter | `slot`; `event`: minted, renewed, mint_failed, renewal_failed, dropped, and with `oauth`: not_saved, grant_lost |
 /// | `credential_fallback_added_seconds` | histogram | `replayed`: true, false |
 ///
 /// Each label has a handful of values, none of which comes from outside. Every series is there from the start,
@@ -72,6 +72,10 @@ struct SlotMetrics {
     mint_failed: Counter,
     renewal_failed: Counter,
     dropped: Counter,
+    #[cfg(feature = "oauth")]
+    not_saved: Counter,
+    #[cfg(feature = "oauth")]
+    grant_lost: Counter,
 }
 
 const CALLS: &str = "credential_fallback_calls_total";
@@ -146,6 +150,10 @@ impl SlotMetrics {
             mint_failed: token("mint_failed"),
             renewal_failed: token("renewal_failed"),
             dropped: token("dropped"),
+            #[cfg(feature = "oauth")]
+            not_saved: token("not_saved"),
+            #[cfg(feature = "oauth")]
+            grant_lost: token("grant_lost"),
         }
     }
 }
@@ -174,6 +182,10 @@ impl Observe for Metrics {
             TokenEvent::MintFailed { is_renewal: false, .. } => &slot.mint_failed,
             TokenEvent::MintFailed { is_renewal: true, .. } => &slot.renewal_failed,
             TokenEvent::Dropped => &slot.dropped,
+            #[cfg(feature = "oauth")]
+            TokenEvent::NotSaved { .. } => &slot.not_saved,
+            #[cfg(feature = "oauth")]
+            TokenEvent::GrantLost => &slot.grant_lost,
         };
         counter.increment(1);
     }

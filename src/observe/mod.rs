@@ -188,4 +188,14 @@ pub enum TokenEvent<'e> {
     },
     /// The server refused the token, and it is not used any more.
     Dropped,
+    /// A user's new grant is in use, and the store does not take it. It is tried again for a while.
+    #[cfg(feature = "oauth")]
+    NotSaved {
+        /// Why not.
+        error: &'e crate::store::StoreError,
+    },
+    /// A user's grant is lost, and the user has to authorise again: a replica died in the middle of a refresh, or the
+    /// store did not come back in time.
+    #[cfg(feature = "oauth")]
+    GrantLost,
 }

@@ -75,6 +75,14 @@ impl Observe for Traces {
                 credential.slot = slot, is_renewal, %error, "no token could be minted"
             ),
             TokenEvent::Dropped => info!(credential.slot = slot, "a refused token is not used any more"),
+            #[cfg(feature = "oauth")]
+            TokenEvent::NotSaved { error } => warn!(
+                credential.slot = slot, %error, "a user's new grant is not saved yet"
+            ),
+            #[cfg(feature = "oauth")]
+            TokenEvent::GrantLost => {
+                warn!(credential.slot = slot, "a user's grant is lost: the user has to authorise again")
+            }
         }
     }
 }

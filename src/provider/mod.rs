@@ -30,13 +30,17 @@ mod from_fn;
 #[cfg(feature = "jwt")]
 mod jwt_bearer;
 mod token_cache;
+#[cfg(any(feature = "jwt", feature = "oauth"))]
+pub(crate) mod token_endpoint;
 
 pub use clock::{Clock, SystemClock};
 pub use error::CredentialError;
 pub use from_fn::{ProviderFn, provider_fn};
 #[cfg(feature = "jwt")]
-pub use jwt_bearer::{ExpiresIn, JwtBearer, JwtGrant, JwtKey, RequestStyle};
+pub use jwt_bearer::{JwtBearer, JwtGrant, JwtKey};
 pub use token_cache::{TokenCache, TokenSource};
+#[cfg(any(feature = "jwt", feature = "oauth"))]
+pub use token_endpoint::{ExpiresIn, RequestStyle};
 
 /// Gives the credential that a request is sent with.
 ///

@@ -47,6 +47,7 @@ use tokio::task::JoinHandle;
 mod auth;
 mod chat;
 mod faults;
+mod grants;
 mod record;
 mod reply;
 mod resources;
@@ -54,9 +55,11 @@ mod server;
 mod settings;
 mod token;
 mod upload;
+mod user_oauth;
 mod world;
 
 pub use faults::Fault;
+pub use grants::UserApp;
 pub use record::Recorded;
 pub use settings::{Refusal, Settings};
 pub use world::{AccountId, OAuthApp, WorkspaceId};
@@ -139,6 +142,46 @@ impl Simulator {
     /// An administrator of the enterprise authorises the app: from now on it gets tokens for the enterprise.
     pub fn authorise_app(&self, app: &OAuthApp, enterprise: &AccountId) {
         self.shared.world().authorise_app(&app.client_id, enterprise);
+    }
+
+    /// A new app that acts for users, with a secret: it authorises them in a browser.
+    pub fn create_web_app(&self) -> UserApp {
+        self.shared.world().grants.create_app(true)
+    }
+
+    /// A new app that acts for users and cannot keep a secret: it uses PKCE, or device codes.
+    pub fn create_public_app(&self) -> UserApp {
+        self.shared.world().grants.create_app(false)
+    }
+
+    /// A user of this account enters a device's code, and allows the device or not. `false`: there is no such code.
+    pub fn enter_device_code(&self, user_code: &str, account: &AccountId, allow: bool) -> bool {
+        let mut world = self.shared.world();
+        let mut devices = world.grants.devices.values_mut();
+        let Some(device) = devices.find(|device| device.user_code == user_code) else { return false };
+        device.consent =
+            if allow { grants::Consent::Given(account.clone()) } else { grants::Consent::Refused };
+        true
+    }
+
+    /// Makes all refresh tokens of this account worth nothing from now on.
+    pub fn revoke_refresh_tokens(&self, account: &AccountId) {
+        self.shared.world().grants.revoke(account);
+    }
+
+    /// How many refresh tokens of this account were redeemed.
+    pub fn refreshes(&self, account: &AccountId) -> u64 {
+        self.shared.world().grants.refreshes(account)
+    }
+
+    /// Whether this is a refresh token that was redeemed.
+    pub fn is_spent(&self, refresh_token: &str) -> bool {
+        self.shared.world().grants.is_spent(refresh_token)
+    }
+
+    /// How often a refresh token came that had been redeemed before.
+    pub fn refresh_tokens_seen_again(&self) -> u64 {
+        self.shared.world().grants.spent_again
     }
 
     /// A new workspace of this account.

@@ -28,7 +28,7 @@ use super::faults::{Faults, Kind};
 use super::record::{Record, Recorded};
 use super::reply::Code;
 use super::world::World;
-use super::{Refusal, Settings, chat, reply, resources, token, upload};
+use super::{Refusal, Settings, chat, reply, resources, token, upload, user_oauth};
 
 /// What every part of the simulator works on. Locks are held for moments and never across an await.
 pub(super) struct Shared {
@@ -133,6 +133,11 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/api/permission/oauth2/token", post(token::of_app))
         .route("/api/permission/oauth2/account/{id}/token", post(token::of_account))
         .route("/api/permission/oauth2/enterprise_id/{id}/token", post(token::of_enterprise))
+        .route("/api/permission/oauth2/authorize", get(user_oauth::authorize))
+        .route("/api/permission/oauth2/workspace_id/{id}/authorize", get(user_oauth::authorize))
+        .route("/oauth/consent", get(user_oauth::consent_page).post(user_oauth::consent))
+        .route("/api/permission/oauth2/device/code", post(user_oauth::device_code))
+        .route("/api/permission/oauth2/workspace_id/{id}/device/code", post(user_oauth::device_code))
         .route("/v3/chat", post(chat::create))
         // The SDKs do not agree on the method.
         .route("/v3/chat/retrieve", get(chat::retrieve).post(chat::retrieve))

@@ -28,6 +28,7 @@ pub struct Settings {
     pub(super) wrong_account: Refusal,
     pub(super) wrong_conversation: Refusal,
     pub(super) token_lifetime: Option<Duration>,
+    pub(super) device_interval: Duration,
     pub(super) audience: Option<String>,
     pub(super) record_capacity: usize,
     pub(super) clock_offset: i64,
@@ -39,6 +40,7 @@ impl Default for Settings {
             wrong_account: Refusal::json(200, 4101),
             wrong_conversation: Refusal::json(200, 4101),
             token_lifetime: None,
+            device_interval: Duration::from_secs(5),
             audience: None,
             record_capacity: 100_000,
             clock_offset: 0,
@@ -67,6 +69,13 @@ impl Settings {
     #[must_use]
     pub fn with_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.token_lifetime = Some(lifetime);
+        self
+    }
+
+    /// How often a device may ask, in whole seconds. Default: 5.
+    #[must_use]
+    pub fn with_device_interval(mut self, seconds: u64) -> Self {
+        self.device_interval = Duration::from_secs(seconds);
         self
     }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::server::Shared;
+use super::user_oauth::{self, Posted};
 use super::{AccountId, auth, reply};
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -22,10 +23,12 @@ const TOLERANCE: Duration = Duration::from_secs(60);
 const DURATION_DEFAULT: u64 = 900;
 const DURATION_MAX: u64 = 86_399;
 
-/// An error, as `error_code` and message.
-struct Refused(&'static str, String);
+pub(super) const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-fn refused<T>(code: &'static str, message: &str) -> Result<T, Refused> {
+/// An error, as `error_code` and message.
+pub(super) struct Refused(pub(super) &'static str, pub(super) String);
+
+pub(super) fn refused<T>(code: &'static str, message: &str) -> Result<T, Refused> {
     Err(Refused(code, message.to_owned()))
 }
 
@@ -61,16 +64,30 @@ pub(super) async fn of_enterprise(
 fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8], named: Named) -> Response {
     match exchange(shared, headers, body, named) {
         Ok(token) => reply::bare(200, &token),
-        // The documents name one pair of fields for one flow and the other for another, and clients read
-        // either.
-        Err(Refused(code, message)) => reply::bare(
-            400,
-            &json!({ "error_code": code, "error_message": message, "error": code, "error_description": message }),
-        ),
+        Err(refused) => refusal(refused),
     }
 }
 
+/// The documents name one pair of fields for one flow and the other for another, and clients read either.
+pub(super) fn refusal(Refused(code, message): Refused) -> Response {
+    reply::bare(
+        400,
+        &json!({ "error_code": code, "error_message": message, "error": code, "error_description": message }),
+    )
+}
+
 fn exchange(shared: &Shared, headers: &HeaderMap, body: &[u8], named: Named) -> Result<Value, Refused> {
+    #[derive(Deserialize)]
+    struct Asked {
+        grant_type: String,
+        #[serde(flatten)]
+        posted: Posted,
+    }
+    if let Ok(Asked { grant_type, posted }) = serde_json::from_slice(body)
+        && ["authorization_code", "refresh_token", DEVICE_GRANT].contains(&grant_type.as_str())
+    {
+        return user_oauth::exchange(shared, headers, &grant_type, &posted);
+    }
     let duration = asked_duration(body)?;
     let Some(assertion) = auth::bearer(headers) else {
         return refused("invalid_request", "verify jwt empty error");
@@ -153,6 +170,6 @@ fn verify(shared: &Shared, assertion: &str, named: Named) -> Result<AccountId, R
     Ok(account)
 }
 
-fn unix(time: SystemTime) -> Duration {
+pub(super) fn unix(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }

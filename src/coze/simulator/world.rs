@@ -11,6 +11,8 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
+use super::grants::Grants;
+
 /// Chats, conversations, files and used assertions kept at the most, each; the oldest go first. A rehearsal
 /// may run for days.
 const KEPT: usize = 100_000;
@@ -158,6 +160,7 @@ pub(super) struct World {
     chats: Owned<Chat>,
     /// The assertions that were used, with the time they end.
     used: BTreeMap<String, u64>,
+    pub(super) grants: Grants,
 }
 
 impl<T> Default for Owned<T> {
@@ -182,6 +185,11 @@ impl World {
         };
         self.accounts.insert(account.clone(), 0);
         account
+    }
+
+    /// The account of this ID.
+    pub(super) fn account(&self, id: &str) -> Option<AccountId> {
+        self.accounts.keys().find(|account| account.as_str() == id).cloned()
     }
 
     /// `ends` is by the simulator's clock, and given for minted tokens alone.

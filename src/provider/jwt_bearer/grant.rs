@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::Uri;
 use serde_json::{Map, Value};
 
+use super::JwtKey;
 use super::assertion::{Assertion, MAX_LIFETIME, RESERVED_CLAIMS};
-use super::{JwtKey, text};
 use crate::error::Error;
-use crate::origin::is_plaintext_to_another_host;
+use crate::provider::token_endpoint::{ExpiresIn, RequestStyle, check_url, text};
 use crate::provider::{Clock, SystemClock};
 
 /// Long enough for a slow line and a clock that is a little off, short enough that a stolen assertion is soon
@@ -19,31 +19,6 @@ const DEFAULT_ASSERTION_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 /// The body fields that are set by the exchange itself.
 const RESERVED_PARAMETERS: [&str; 2] = ["grant_type", "assertion"];
-
-/// How the assertion is sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RequestStyle {
-    /// A form body with `grant_type`, `assertion` and the parameters
-    /// ([RFC 7523, 2.1](https://www.rfc-editor.org/rfc/rfc7523#section-2.1)). The default.
-    #[default]
-    Form,
-    /// The assertion as `Authorization: Bearer`, and a JSON body with `grant_type` and the parameters.
-    BearerJson,
-}
-
-/// What the answer's `expires_in` means. It is never guessed from the value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ExpiresIn {
-    /// Seconds from now ([RFC 6749, 5.1](https://www.rfc-editor.org/rfc/rfc6749#section-5.1)). The default.
-    #[default]
-    Relative,
-    /// A Unix time in seconds, by the server's clock.
-    Absolute,
-    /// Nothing: it is not looked at, and the token is kept until it is refused.
-    Ignored,
-}
 
 /// The terms of an exchange, to build a [`JwtBearer`](super::JwtBearer) from. They are checked there.
 #[derive(Clone)]
@@ -150,7 +125,7 @@ impl JwtGrant {
     }
 
     pub(super) fn check(self) -> Result<Terms, Error> {
-        let token_url = check_url(&self.token_url, self.plaintext_allowed)?;
+        let token_url = check_url("token_url", &self.token_url, self.plaintext_allowed)?;
         text::check_name("issuer", &self.issuer)?;
         text::check_name("audience", &self.audience)?;
         if self.assertion_lifetime < Duration::from_secs(1) || self.assertion_lifetime > MAX_LIFETIME {
@@ -218,44 +193,6 @@ impl Terms {
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock)
     }
-
-    /// The token URL without its query, where some servers want a key.
-    pub(super) fn shown_url(&self) -> String {
-        let url = &self.token_url;
-        let host = url.authority().map_or("", |authority| authority.as_str());
-        format!("{}://{host}{}", url.scheme_str().unwrap_or_default(), url.path())
-    }
-}
-
-fn check_url(url: &str, plaintext_allowed: bool) -> Result<Uri, Error> {
-    let refused = |expected: &'static str| Err(Error::config("token_url", expected));
-    // RFC 6749, 3.2: no fragment. `Uri` would drop it without a word.
-    if url.contains('#') {
-        return refused("expected a URL without a fragment (`#…`)");
-    }
-    let absolute = "expected an absolute URL, such as `https://identity.example.com/oauth2/token`";
-    let Ok(uri) = url.parse::<Uri>() else {
-        return refused(absolute);
-    };
-    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return refused(absolute);
-    };
-    if authority.host().is_empty() {
-        return refused(absolute);
-    }
-    if authority.as_str().contains('@') {
-        return refused("expected a URL without a user name or a password");
-    }
-    if !matches!(scheme, "https" | "http") {
-        return refused(absolute);
-    }
-    if is_plaintext_to_another_host(&uri) && !plaintext_allowed {
-        return refused(
-            "expected `https`: plain `http` shows the assertion and the token to everybody on the way; allow it \
-             with `with_plaintext_allowed`",
-        );
-    }
-    Ok(uri)
 }
 
 fn check_parameters(parameters: &Map<String, Value>, style: RequestStyle) -> Result<(), Error> {

@@ -6,8 +6,8 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
 use jsonwebtoken::{Algorithm, EncodingKey};
 
-use super::text;
 use crate::error::Error;
+use crate::provider::token_endpoint::text;
 
 /// An RSA private key and the name under which the server knows its public half. Signs with RS256.
 ///

@@ -3,8 +3,7 @@
 //! ```text
 //! JwtGrant ──(checked)──→ Exchange ── assertion.rs: claims, signature ── request ──→ HTTP client
 //!                             ▲                                                        │
-//! JwtBearer = TokenCache ─────┘ ←── answer.rs: token, expiry or refusal ←── limited body┘
-//!                                   skew.rs: the server's clock, from the `Date` header
+//! JwtBearer = TokenCache ─────┘ ←──────── token_endpoint: token, expiry or refusal ←─────┘
 //! ```
 
 use std::fmt;
@@ -18,6 +17,7 @@ use http_body_util::Full;
 use tower_service::Service;
 
 use super::token_cache::TokenCache;
+use super::token_endpoint::shown;
 use super::{AuthProvider, CredentialFuture};
 use crate::classify::Rejection;
 use crate::credential::Credential;
@@ -25,16 +25,13 @@ use crate::error::{BoxError, Error};
 use crate::observe::Observe;
 use crate::preference::Slot;
 
-mod answer;
 mod assertion;
 mod exchange;
 mod grant;
 mod key;
-mod skew;
-mod text;
 
 use exchange::Exchange;
-pub use grant::{ExpiresIn, JwtGrant, RequestStyle};
+pub use grant::JwtGrant;
 pub use key::JwtKey;
 
 /// Gives tokens that it gets for a signed assertion, and keeps them in a [`TokenCache`].
@@ -103,7 +100,7 @@ impl JwtBearer {
         B::Error: Into<BoxError>,
     {
         let checked = grant.check()?;
-        let shown = (checked.issuer().to_owned(), checked.key_id().to_owned(), checked.shown_url());
+        let shown = (checked.issuer().to_owned(), checked.key_id().to_owned(), shown(&checked.token_url));
         let clock = checked.clock();
         let cache = TokenCache::new(Exchange::new(http, checked)).with_clock(clock);
         let (issuer, key_id, token_url) = shown;

@@ -10,7 +10,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{StatusCode, response};
 use serde_json::{Map, Value};
 
-use super::grant::ExpiresIn;
+use super::dialect::ExpiresIn;
 use super::skew::Skew;
 use super::text;
 use crate::credential::Credential;
@@ -19,9 +19,24 @@ use crate::provider::CredentialError;
 /// A token that lives longer is a mistake: a Unix time taken for a duration is over 50 years.
 const MAX_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 
+/// A token, and the answer that it stands in.
+pub(crate) struct Token {
+    pub(crate) credential: Credential,
+    #[cfg_attr(not(feature = "oauth"), expect(dead_code, reason = "assertions get nothing but the token"))]
+    pub(crate) answer: Map<String, Value>,
+}
+
+/// Why the server gives no token.
+pub(crate) struct Refusal {
+    /// The OAuth error code, if it sent one.
+    #[cfg_attr(not(feature = "oauth"), expect(dead_code, reason = "assertions are refused in one way"))]
+    pub(crate) code: Option<String>,
+    pub(crate) error: CredentialError,
+}
+
 pub(super) fn redirect(status: StatusCode) -> CredentialError {
     CredentialError::new(format!(
-        "the token endpoint answered {status}: redirects are not followed, because the assertion would go \
+        "the token endpoint answered {status}: redirects are not followed, because secrets would go \
          wherever they lead; is the token URL right?"
     ))
 }
@@ -34,7 +49,7 @@ pub(super) fn token(
     expires_in: ExpiresIn,
     sent: SystemTime,
     skew: &Skew,
-) -> Result<Credential, CredentialError> {
+) -> Result<Token, CredentialError> {
     let answer = object(head, body)?;
     match answer.get("token_type") {
         None => {}
@@ -53,10 +68,11 @@ pub(super) fn token(
     let credential = Credential::bearer(token).map_err(|_| {
         bad_field("access_token", "expected a non-empty token of visible ASCII characters, without spaces")
     })?;
-    Ok(match expiry(&answer, expires_in, sent, skew)? {
+    let credential = match expiry(&answer, expires_in, sent, skew)? {
         Some(at) => credential.with_expiry(at),
         None => credential,
-    })
+    };
+    Ok(Token { credential, answer })
 }
 
 /// The token's end, by our clock.
@@ -145,7 +161,7 @@ fn object(head: &response::Parts, body: &[u8]) -> Result<Map<String, Value>, Cre
 
 /// Why there is no token. Coze and others write `error_code` and `error_message` where OAuth has `error` and
 /// `error_description`.
-pub(super) fn refusal(head: &response::Parts, body: &[u8], skew: &Skew, now: SystemTime) -> CredentialError {
+pub(super) fn refusal(head: &response::Parts, body: &[u8], skew: &Skew, now: SystemTime) -> Refusal {
     let answer = match serde_json::from_slice(body) {
         Ok(Value::Object(answer)) => answer,
         _ => Map::new(),
@@ -163,15 +179,16 @@ pub(super) fn refusal(head: &response::Parts, body: &[u8], skew: &Skew, now: Sys
     };
 
     let mut said = format!("the token endpoint answered {}", head.status);
-    for part in [code, message].into_iter().flatten() {
+    for part in [&code, &message].into_iter().flatten() {
         said.push_str(": ");
-        said.push_str(&part);
+        said.push_str(part);
     }
     let error = CredentialError::new(said);
-    match retry_after(head, skew, now) {
+    let error = match retry_after(head, skew, now) {
         Some(wait) => error.with_retry_after(wait),
         None => error,
-    }
+    };
+    Refusal { code, error }
 }
 
 /// [RFC 9110, 10.2.3](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3): seconds, or a date of the server's

@@ -13,7 +13,7 @@ const SECRET_LENGTH: usize = 24;
 const MAX_CODE: usize = 40;
 
 /// A name that the server looks up as it stands: a line end from a file would make it another name.
-pub(super) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
     if name.is_empty() || name.trim() != name || name.chars().any(char::is_control) {
         return Err(Error::config(field, "expected a non-empty text without spaces or line ends around it"));
     }
@@ -21,7 +21,7 @@ pub(super) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
 }
 
 /// `text` in a form that is fit for logs: one line, short, and without any word that may be a secret.
-pub(super) fn sanitize(text: &str) -> String {
+pub(crate) fn sanitize(text: &str) -> String {
     let mut shown = String::new();
     let mut length = 0;
     for word in text.split_whitespace() {
@@ -47,7 +47,7 @@ pub(super) fn sanitize(text: &str) -> String {
 
 /// `code`, if it looks like an OAuth error code ([RFC 6749, 5.2](https://www.rfc-editor.org/rfc/rfc6749#section-5.2))
 /// and not like a secret.
-pub(super) fn error_code(code: &str) -> Option<&str> {
+pub(crate) fn error_code(code: &str) -> Option<&str> {
     let is_short = code.len() < SECRET_LENGTH
         && code.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     // Some registered codes are longer; none of them has capitals or digits, nearly every token has.

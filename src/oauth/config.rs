@@ -1,0 +1,157 @@
+//! [`OAuthConfig`]: where the identity server is, and how it wants to be asked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::Uri;
+use oauth2::ClientSecret;
+
+use crate::error::Error;
+use crate::provider::token_endpoint::{ExpiresIn, RequestStyle, check_url, text};
+use crate::provider::{Clock, SystemClock};
+
+/// What an [`OAuthClient`](super::OAuthClient) is built from. It is checked there.
+#[derive(Clone)]
+pub struct OAuthConfig {
+    pub(super) client_id: String,
+    pub(super) client_secret: Option<ClientSecret>,
+    token_url: String,
+    authorize_url: Option<String>,
+    device_url: Option<String>,
+    pub(super) redirect_uri: Option<String>,
+    pub(super) scope: Option<String>,
+    pkce: Option<bool>,
+    pub(super) style: RequestStyle,
+    pub(super) expires_in: ExpiresIn,
+    plaintext_allowed: bool,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl OAuthConfig {
+    /// A client of this ID, which gets its tokens at `token_url`.
+    pub fn new(client_id: impl Into<String>, token_url: impl Into<String>) -> Self {
+        Self {
+            client_id: client_id.into(),
+            client_secret: None,
+            token_url: token_url.into(),
+            authorize_url: None,
+            device_url: None,
+            redirect_uri: None,
+            scope: None,
+            pkce: None,
+            style: RequestStyle::default(),
+            expires_in: ExpiresIn::default(),
+            plaintext_allowed: false,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// The client's secret. Default: none, as apps have it that cannot keep one.
+    #[must_use]
+    pub fn with_client_secret(mut self, secret: impl Into<String>) -> Self {
+        self.client_secret = Some(ClientSecret::new(secret.into()));
+        self
+    }
+
+    /// Where users authorise. Default: none; [`authorize`](super::OAuthClient::authorize) needs it.
+    #[must_use]
+    pub fn with_authorize_url(mut self, url: impl Into<String>) -> Self {
+        self.authorize_url = Some(url.into());
+        self
+    }
+
+    /// Where devices get their codes. Default: none; [`start_device`](super::OAuthClient::start_device) needs it.
+    #[must_use]
+    pub fn with_device_url(mut self, url: impl Into<String>) -> Self {
+        self.device_url = Some(url.into());
+        self
+    }
+
+    /// Where the browser comes back to. Default: none; [`authorize`](super::OAuthClient::authorize) needs it.
+    #[must_use]
+    pub fn with_redirect_uri(mut self, uri: impl Into<String>) -> Self {
+        self.redirect_uri = Some(uri.into());
+        self
+    }
+
+    /// What to ask for, as the server writes it. Default: what it gives by itself.
+    #[must_use]
+    pub fn with_scope(mut self, scope: impl Into<String>) -> Self {
+        self.scope = Some(scope.into());
+        self
+    }
+
+    /// Whether logins are proved with PKCE, method S256 ([RFC 7636](https://www.rfc-editor.org/rfc/rfc7636)). Default:
+    /// if there is no client secret.
+    #[must_use]
+    pub fn with_pkce(mut self, pkce: bool) -> Self {
+        self.pkce = Some(pkce);
+        self
+    }
+
+    /// How tokens are asked for. Default: [`RequestStyle::Form`].
+    #[must_use]
+    pub fn with_request_style(mut self, style: RequestStyle) -> Self {
+        self.style = style;
+        self
+    }
+
+    /// What `expires_in` of a token means. Default: [`ExpiresIn::Relative`]. That of a device code is always relative.
+    #[must_use]
+    pub fn with_expires_in(mut self, meaning: ExpiresIn) -> Self {
+        self.expires_in = meaning;
+        self
+    }
+
+    /// Whether the URLs may be plain `http` to another host, where anybody on the way can read the tokens. Default:
+    /// `false`; loopback is always allowed.
+    #[must_use]
+    pub fn with_plaintext_allowed(mut self, allowed: bool) -> Self {
+        self.plaintext_allowed = allowed;
+        self
+    }
+
+    /// The wall clock. Default: [`SystemClock`].
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    pub(super) fn has_pkce(&self) -> bool {
+        self.pkce.unwrap_or(self.client_secret.is_none())
+    }
+
+    /// The URLs: for tokens, to authorise, for devices.
+    pub(super) fn check(&self) -> Result<(Uri, Option<Uri>, Option<Uri>), Error> {
+        text::check_name("client_id", &self.client_id)?;
+        if let Some(secret) = &self.client_secret
+            && (secret.secret().is_empty() || !secret.secret().bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return Err(Error::config("client_secret", "expected visible ASCII characters, without spaces"));
+        }
+        if let Some(uri) = &self.redirect_uri {
+            check_url("redirect_uri", uri, true)?;
+        }
+        let optional = |field, url: &Option<String>| {
+            url.as_deref().map(|url| check_url(field, url, self.plaintext_allowed)).transpose()
+        };
+        Ok((
+            check_url("token_url", &self.token_url, self.plaintext_allowed)?,
+            optional("authorize_url", &self.authorize_url)?,
+            optional("device_url", &self.device_url)?,
+        ))
+    }
+}
+
+impl fmt::Debug for OAuthConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuthConfig")
+            .field("client_id", &self.client_id)
+            .field("redirect_uri", &self.redirect_uri)
+            .field("pkce", &self.has_pkce())
+            .field("style", &self.style)
+            .field("expires_in", &self.expires_in)
+            .finish_non_exhaustive()
+    }
+}
