@@ -27,6 +27,8 @@ pub(crate) struct Call<B> {
     pub(crate) may_peek: bool,
     /// The resource, as the memory knows it.
     key: Option<u64>,
+    /// Whom it is made for, as the memory knows them.
+    user: u64,
     /// The slot that has been seen to serve it.
     known: Option<Slot>,
     /// Whether both were refused a moment ago.
@@ -68,6 +70,7 @@ impl<B> Call<B> {
             uri: request.uri().clone(),
             may_peek: !matches!(*request.method(), Method::HEAD | Method::CONNECT),
             key: None,
+            user: 0,
             known: None,
             is_cooling: false,
             left: None,
@@ -88,11 +91,14 @@ impl<B> Call<B> {
     /// `content` is the request's body, if that is in memory.
     pub(crate) fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
         self.key = policy.key(head, content.unwrap_or_default());
+        self.user = policy.user(head);
         let memory = &policy.live.memory;
         let known = self.key.map(|key| memory.recall(key));
         self.known = known.filter(|known| known.is_learnt).map(|known| known.slot);
         self.is_cooling = memory.is_in_use()
-            && self.key.is_some_and(|key| memory.recall(policy.cool_key(&self.uri, key)).is_cooling);
+            && self
+                .key
+                .is_some_and(|key| memory.recall(policy.cool_key(&self.uri, key, self.user)).is_cooling);
         if let Some((rule, memory)) = &policy.left_behind {
             let name = rule.find(head, content.unwrap_or_default());
             self.left = name.map(|name| Box::new(Left::new(memory, head, name)));
@@ -217,7 +223,7 @@ impl<B> Call<B> {
                 memory.learn(key, slot);
             }
             if self.is_cooling {
-                memory.warm(policy.cool_key(&self.uri, key));
+                memory.warm(policy.cool_key(&self.uri, key, self.user));
             }
         }
         if let (Some(left), Some((_, memory))) = (&self.left, &policy.left_behind) {
@@ -265,7 +271,7 @@ impl<B> Call<B> {
                 memory.learn(key, other);
             }
         }
-        memory.cool(policy.cool_key(&self.uri, key), policy.cooldown);
+        memory.cool(policy.cool_key(&self.uri, key, self.user), policy.cooldown);
     }
 
     /// The first attempt's request. Keeps what a second attempt needs.

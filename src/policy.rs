@@ -54,9 +54,21 @@ impl Policy {
     }
 
     /// What holds back when both were refused: the resource, or where none is named, the path. Not all of an
-    /// origin, since one closed path says nothing of the others.
-    pub(crate) fn cool_key(&self, uri: &Uri, key: u64) -> u64 {
-        if self.resource.is_some() { key } else { self.live.memory.key(uri, Some(uri.path())) }
+    /// origin, since one closed path says nothing of the others; and of one user alone, where each has tokens of
+    /// their own.
+    pub(crate) fn cool_key(&self, uri: &Uri, key: u64, user: u64) -> u64 {
+        user ^ if self.resource.is_some() { key } else { self.live.memory.key(uri, Some(uri.path())) }
+    }
+
+    /// Whom the request is made for; 0 for nobody in particular.
+    pub(crate) fn user(&self, head: &request::Parts) -> u64 {
+        #[cfg(feature = "oauth")]
+        if let Some(user) = head.extensions.get::<crate::oauth::UserId>() {
+            return self.live.memory.key(&head.uri, Some(user.as_str()));
+        }
+        #[cfg(not(feature = "oauth"))]
+        let _ = head;
+        0
     }
 
     /// Puts the credential into a head, in place of whatever the caller had put there.

@@ -242,7 +242,7 @@ impl OAuthClient {
         let Inner { config, endpoint, .. } = &*self.inner;
         let reply = endpoint.send(self.request(&self.inner.token_url, &fields)).await?;
         let token = endpoint.token(&reply, config.expires_in)?;
-        Ok(Grant::new(&token, config.clock.now()))
+        Ok(Grant::of_answer(&token, config.clock.now()))
     }
 
     fn request(&self, url: &Uri, fields: &Map<String, Value>) -> Request<Full<Bytes>> {

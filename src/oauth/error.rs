@@ -25,9 +25,9 @@ pub enum OAuthErrorKind {
     Expired,
     /// The callback's `state` is not the one of this login: it was not begun in this browser.
     StateMismatch,
-    /// The server refused for another reason: the client is not known to it, or it is overloaded.
+    /// The server refused for another reason: the client is not known to it, say.
     Refused,
-    /// The server could not be asked, or its answer was no answer.
+    /// The server could not be asked, or its answer was none: it was overloaded, broken, or sent something else.
     Unavailable,
     /// The user has not entered the code yet.
     Pending,

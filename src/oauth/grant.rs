@@ -6,6 +6,7 @@ use oauth2::{AccessToken, RefreshToken};
 use serde::{Deserialize, Serialize};
 
 use crate::credential::Credential;
+use crate::error::Error;
 use crate::provider::CredentialError;
 use crate::provider::token_endpoint::Token;
 
@@ -30,7 +31,36 @@ pub struct Grant {
 }
 
 impl Grant {
-    pub(super) fn new(token: &Token, now: SystemTime) -> Self {
+    /// Tokens that were got elsewhere: to bring users along who have authorised before. `None` for `expires_at` means:
+    /// good until refused.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `access_token` or `refresh_token`, if it is not
+    /// made of visible ASCII characters.
+    pub fn new(
+        access_token: impl Into<String>,
+        expires_at: Option<SystemTime>,
+        refresh_token: Option<String>,
+    ) -> Result<Self, Error> {
+        let access_token = access_token.into();
+        for (field, token) in
+            [("access_token", Some(&access_token)), ("refresh_token", refresh_token.as_ref())]
+        {
+            if token.is_some_and(|token| token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic())) {
+                return Err(Error::config(field, "expected visible ASCII characters, without spaces"));
+            }
+        }
+        Ok(Self {
+            access_token: AccessToken::new(access_token),
+            expires_at: expires_at.map(milliseconds),
+            issued_at: milliseconds(SystemTime::now()),
+            refresh_token: refresh_token.map(RefreshToken::new),
+            is_being_spent: false,
+        })
+    }
+
+    pub(super) fn of_answer(token: &Token, now: SystemTime) -> Self {
         let text = |name| token.answer.get(name).and_then(serde_json::Value::as_str);
         let access_token = text("access_token").unwrap_or_default().to_owned();
         let refresh_token = text("refresh_token").filter(|token| !token.is_empty());
@@ -62,7 +92,8 @@ impl Grant {
         self.expires_at.map(|at| UNIX_EPOCH + Duration::from_millis(at))
     }
 
-    pub(super) fn refresh_token(&self) -> Option<&RefreshToken> {
+    /// What the next access token is got with.
+    pub fn refresh_token(&self) -> Option<&RefreshToken> {
         self.refresh_token.as_ref()
     }
 

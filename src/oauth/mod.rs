@@ -47,4 +47,5 @@ pub use device::DeviceLogin;
 pub use error::{OAuthError, OAuthErrorKind};
 pub use grant::Grant;
 pub use login::Login;
+pub use oauth2::RefreshToken;
 pub use user_tokens::{UserId, UserTokens};

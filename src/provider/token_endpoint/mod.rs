@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Request, Response, response};
+use http::{Request, Response, StatusCode, response};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use tower_service::Service;
@@ -100,7 +100,10 @@ where
             Ok(Reply { head, body: body.map_err(NoToken::Unclear)?, sent })
         } else {
             // A body that cannot be read must not hide the status.
-            Err(NoToken::Refused(answer::refusal(&head, &body.unwrap_or_default(), &self.skew, now)))
+            let refusal = answer::refusal(&head, &body.unwrap_or_default(), &self.skew, now);
+            // Too busy, or broken: that says nothing of what was asked.
+            let is_about_it = head.status.is_client_error() && head.status != StatusCode::TOO_MANY_REQUESTS;
+            Err(if is_about_it { NoToken::Refused(refusal) } else { NoToken::Unclear(refusal.error) })
         }
     }
 
