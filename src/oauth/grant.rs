@@ -9,6 +9,7 @@ use crate::credential::Credential;
 use crate::error::Error;
 use crate::provider::CredentialError;
 use crate::provider::token_endpoint::Token;
+use crate::store::Lease;
 
 /// The part of its life after which an access token is renewed, while it is still good: three quarters.
 const FRESH: f64 = 0.75;
@@ -25,9 +26,9 @@ pub struct Grant {
     expires_at: Option<u64>,
     issued_at: u64,
     refresh_token: Option<RefreshToken>,
-    /// Whether the refresh token is being sent, and may be spent.
-    #[serde(default)]
-    is_being_spent: bool,
+    /// The lease under which the refresh token is being sent: it may be spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    being_spent_by: Option<String>,
 }
 
 impl Grant {
@@ -56,7 +57,7 @@ impl Grant {
             expires_at: expires_at.map(milliseconds),
             issued_at: milliseconds(SystemTime::now()),
             refresh_token: refresh_token.map(RefreshToken::new),
-            is_being_spent: false,
+            being_spent_by: None,
         })
     }
 
@@ -69,7 +70,7 @@ impl Grant {
             expires_at: token.credential.expires_at().map(milliseconds),
             issued_at: milliseconds(now),
             refresh_token: refresh_token.map(|token| RefreshToken::new(token.to_owned())),
-            is_being_spent: false,
+            being_spent_by: None,
         }
     }
 
@@ -104,11 +105,19 @@ impl Grant {
     }
 
     pub(super) fn is_being_spent(&self) -> bool {
-        self.is_being_spent
+        self.being_spent_by.is_some()
     }
 
-    pub(super) fn being_spent(&self, is_being_spent: bool) -> Self {
-        Self { is_being_spent, ..self.clone() }
+    pub(super) fn is_being_spent_by(&self, lease: &Lease) -> bool {
+        self.being_spent_by.as_deref() == Some(lease.owner())
+    }
+
+    pub(super) fn being_spent_under(&self, lease: &Lease) -> Self {
+        Self { being_spent_by: Some(lease.owner().to_owned()), ..self.clone() }
+    }
+
+    pub(super) fn not_being_spent(self) -> Self {
+        Self { being_spent_by: None, ..self }
     }
 
     /// Whether the access token is good for another request.

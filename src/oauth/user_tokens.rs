@@ -57,8 +57,9 @@ impl UserId {
 /// # When the store is down
 ///
 /// Tokens at hand are used to their end. Other calls fail with an error that says so; nothing is spent, since a refresh
-/// begins with a save. If it goes down in the middle of a refresh, the new token is used, and its save is tried for as
-/// long as the lease lasts.
+/// begins with a save. If it goes down in the middle of a refresh, the new token is used, and its save is tried ten times a
+/// second, for ten times as long as the lease lasts. (If the store is down for longer than a lease, another replica may
+/// be faster, and take the refresh for one that a replica died with.)
 ///
 /// # When a replica dies
 ///
@@ -102,6 +103,7 @@ impl UserTokens {
             lease: DEFAULT_LEASE,
             authorize_url: Arc::new(authorize_url),
             report: Report::default(),
+            under_way: Default::default(),
         };
         Self::with_refresher(refresher, CAPACITY, None)
     }
@@ -127,6 +129,7 @@ impl UserTokens {
             lease: known.lease,
             authorize_url: Arc::clone(&known.authorize_url),
             report: Report::default(),
+            under_way: Default::default(),
         };
         let (mut capacity, mut load_timeout) = (shared.users.capacity() as usize, shared.load_timeout);
         change(&mut refresher, &mut capacity, &mut load_timeout);
@@ -216,8 +219,20 @@ impl UserTokens {
         })
     }
 
-    /// How many grants were lost so far, as this process has found: a replica died in the middle of a refresh, or the
-    /// store was down for all of its lease.
+    /// Waits until no refresh is under way here. To be awaited when the process is about to end, after its last call:
+    /// a refresh that is cut off costs its user a new login.
+    ///
+    /// It takes no longer than a lease, unless the store is down: so put a time limit on it.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only waits.
+    pub async fn settle(&self) {
+        self.shared.refresher.settle().await;
+    }
+
+    /// How many grants were lost, as this process has found so far: a replica died in the middle of a refresh, or the store
+    /// was down for all of its lease.
     pub fn lost(&self) -> u64 {
         self.shared.refresher.report.lost.load(Ordering::Relaxed)
     }

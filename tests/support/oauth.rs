@@ -107,7 +107,7 @@ pub fn refresh_token_of(grant: &Grant) -> Option<String> {
 /// The same grant as a replica leaves it that dies in the middle of a refresh.
 pub fn marked(grant: &Grant) -> Grant {
     let mut grant: Value = serde_json::from_slice(&grant.to_bytes()).unwrap();
-    grant["is_being_spent"] = true.into();
+    grant["being_spent_by"] = "a dead replica's lease".into();
     Grant::from_bytes(&serde_json::to_vec(&grant).unwrap()).unwrap()
 }
 

@@ -1,0 +1,734 @@
+//! `UserTokens`: each user's own token, refreshed once, whatever happens to callers, stores and replicas.
+#![cfg(feature = "simulator")]
+
+#[path = "support/stores.rs"]
+mod stores;
+mod support;
+#[path = "support/oauth.rs"]
+mod users;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use stores::FaultyStore;
+use tower::{ServiceBuilder, ServiceExt};
+use tower_credential_fallback::coze::simulator::{AccountId, Fault, Simulator};
+use tower_credential_fallback::coze::{self, Region};
+use tower_credential_fallback::oauth::{Grant, OAuthClient, UserId, UserTokens};
+use tower_credential_fallback::observe::{Observe, ObserveCall, TokenEvent};
+use tower_credential_fallback::store::{MemoryStore, TokenStore, Version};
+use tower_credential_fallback::{
+    AuthProvider, Credential, CredentialError, NoReplay, Outcome, Rejection, RejectionKind, ReplayBody, Slot,
+};
+use users::{
+    LOGIN, Scripted, TestClock, http_client, log_in, marked, refresh_token_of, scripted_config, secret_of,
+    users, web_app,
+};
+
+/// A little over the life of a token of Coze's.
+const OVER: Duration = Duration::from_secs(16 * 60);
+
+/// In the last quarter of it.
+const STALE: Duration = Duration::from_secs(12 * 60);
+
+/// A simulator, an app, and one user who has logged in.
+struct World {
+    coze: Simulator,
+    clock: TestClock,
+    client: OAuthClient,
+    account: AccountId,
+    alice: UserId,
+    store: Arc<FaultyStore>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let coze = Simulator::start().await.unwrap();
+        let clock = TestClock::default();
+        let (client, account) = (web_app(&coze, &clock), coze.create_account());
+        let this = Self { coze, clock, client, account, alice: UserId::new("alice"), store: Arc::default() };
+        this.sign_in().await;
+        this
+    }
+
+    async fn sign_in(&self) -> Grant {
+        let grant = log_in(&self.client, &self.account).await;
+        self.replica().sign_in(&self.alice, &grant).await.unwrap();
+        grant
+    }
+
+    /// One more process of the application.
+    fn replica(&self) -> UserTokens {
+        users(&self.client, &self.store)
+    }
+
+    async fn stored(&self) -> Option<Grant> {
+        self.store.load("alice").await.unwrap().map(|stored| stored.grant)
+    }
+
+    async fn replace(&self, grant: &Grant) {
+        let version = self.store.load("alice").await.unwrap().map_or(Version::NONE, |stored| stored.version);
+        self.store.save("alice", grant, version).await.unwrap().expect("nobody else is there");
+    }
+
+    fn refreshes(&self) -> u64 {
+        self.coze.refreshes(&self.account)
+    }
+}
+
+async fn token(tokens: &UserTokens, user: &UserId) -> Result<String, CredentialError> {
+    tokens.get(user).await.map(|credential| secret_of(&credential))
+}
+
+/// What a store that is down is told by.
+fn is_store_down(error: &CredentialError) -> bool {
+    error.to_string() == "the token store cannot be reached" && error.authorize_url().is_none()
+}
+
+#[tokio::test]
+async fn a_thousand_calls_of_one_user_on_two_replicas_make_one_refresh() {
+    let world = World::new().await;
+    world.clock.advance(OVER);
+    let replicas = [world.replica(), world.replica()];
+    let calls = (0..1_000).map(|n| token(&replicas[n % 2], &world.alice));
+    let mut tokens: Vec<String> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 1, "all have the same");
+    assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_token_is_refreshed_before_its_end_and_nobody_waits() {
+    let world = World::new().await;
+    let replica = world.replica();
+    let first = token(&replica, &world.alice).await.unwrap();
+    assert_eq!(world.refreshes(), 0);
+    world.clock.advance(Duration::from_secs(13 * 60));
+    world.coze.inject(Fault::hang().on("/api/permission"));
+    assert_eq!(token(&replica, &world.alice).await.unwrap(), first, "at once, though the refresh hangs");
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_with_a_stale_token_renews_it_once_and_the_others_find_it() {
+    let world = World::new().await;
+    world.clock.advance(STALE);
+    let new = token(&world.replica(), &world.alice).await.unwrap();
+    assert_eq!(world.refreshes(), 1);
+    assert_eq!(token(&world.replica(), &world.alice).await.unwrap(), new);
+    assert_eq!(world.refreshes(), 1);
+    assert_eq!(secret_of(&world.stored().await.unwrap().credential().unwrap()), new);
+}
+
+#[tokio::test]
+async fn a_stale_token_serves_while_another_replica_holds_the_lease_and_an_ended_one_waits_for_it() {
+    let world = World::new().await;
+    let replica = world.replica().with_load_timeout(Duration::from_secs(5)).unwrap();
+    world.clock.advance(STALE);
+    let lease = world.store.lease("alice", Duration::from_secs(60)).await.unwrap().unwrap();
+    let first = world.stored().await.unwrap();
+    let credential = secret_of(&first.credential().unwrap());
+    assert_eq!(token(&replica, &world.alice).await.unwrap(), credential);
+
+    world.clock.advance(OVER - STALE);
+    let (waited, ()) = tokio::join!(token(&replica, &world.alice), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(world.refreshes(), 0, "not while another holds the lease");
+        world.store.release("alice", lease).await.unwrap();
+    });
+    assert_ne!(waited.unwrap(), credential);
+    assert_eq!(world.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_held_for_too_long_is_an_error_of_its_own_kind() {
+    let world = World::new().await;
+    let replica = world.replica().with_load_timeout(Duration::from_millis(300)).unwrap();
+    world.clock.advance(OVER);
+    let _lease = world.store.lease("alice", Duration::from_secs(60)).await.unwrap().unwrap();
+    let error = token(&replica, &world.alice).await.unwrap_err();
+    assert!(error.to_string().contains("time limit of 300ms") && !is_store_down(&error), "{error}");
+    assert_eq!(world.refreshes(), 0);
+}
+
+#[tokio::test]
+async fn with_the_store_down_tokens_at_hand_go_on_and_others_get_an_error_that_says_so() {
+    let world = World::new().await;
+    let (serving, starting) = (world.replica(), world.replica());
+    let at_hand = token(&serving, &world.alice).await.unwrap();
+    world.store.set_down(true);
+    for _ in 0..3 {
+        assert_eq!(token(&serving, &world.alice).await.unwrap(), at_hand);
+    }
+    world.clock.advance(STALE + Duration::from_secs(60));
+    assert_eq!(token(&serving, &world.alice).await.unwrap(), at_hand, "to its end");
+    let error = token(&starting, &world.alice).await.unwrap_err();
+    assert!(is_store_down(&error), "{error}");
+    world.clock.advance(OVER);
+    let error = token(&world.replica(), &world.alice).await.unwrap_err();
+    assert!(is_store_down(&error), "{error}");
+    assert!(starting.sign_in(&world.alice, &stores::grant("x")).await.unwrap_err().is_unavailable());
+    assert!(starting.sign_out(&world.alice).await.unwrap_err().is_unavailable());
+    assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again()), (0, 0), "nothing was spent");
+
+    world.store.set_down(false);
+    assert_ne!(token(&world.replica(), &world.alice).await.unwrap(), at_hand, "and nothing was lost");
+    assert_eq!(world.refreshes(), 1);
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Observe for Heard {
+    fn call(&self, _: &http::Method, _: &http::Uri) -> Box<dyn ObserveCall> {
+        unreachable!("no calls are made")
+    }
+
+    fn token(&self, slot: Slot, event: &TokenEvent<'_>) {
+        let name = match event {
+            TokenEvent::NotSaved { error } => format!("not saved: {error}"),
+            TokenEvent::GrantLost => "lost".to_owned(),
+            _ => return,
+        };
+        self.0.lock().unwrap().push(format!("{slot:?} {name}"));
+    }
+}
+
+impl Heard {
+    fn list(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_new_grant_that_cannot_be_saved_is_used_loudly_and_saved_as_soon_as_it_can_be() {
+    let world = World::new().await;
+    let heard = Arc::new(Heard::default());
+    let replica = world.replica();
+    let observer: Arc<dyn Observe> = heard.clone();
+    replica.observed_by(Slot::Fallback, &observer);
+    world.clock.advance(OVER);
+    // The mark, and no more.
+    world.store.set_saves_left(Some(1));
+    let new = token(&replica, &world.alice).await.unwrap();
+    assert_eq!(heard.list()[0], "Fallback not saved: the token store cannot be reached");
+    world.store.set_saves_left(None);
+    let mut other = world.replica();
+    // The first looks again ten times a second; until then the mark stays, and so does the lease's holder.
+    while secret_of(&world.stored().await.unwrap().credential().unwrap()) != new {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    other = other.with_capacity(10);
+    assert_eq!(token(&other, &world.alice).await.unwrap(), new);
+    assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), replica.lost()), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn while_a_new_grant_waits_to_be_saved_no_other_replica_takes_it_for_lost() {
+    let world = World::new().await;
+    let replica = world.replica();
+    world.clock.advance(OVER);
+    world.store.set_saves_left(Some(1));
+    let new = token(&replica, &world.alice).await.unwrap();
+    let other = world.replica().with_load_timeout(Duration::from_secs(5)).unwrap();
+    let (found, ()) = tokio::join!(token(&other, &world.alice), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.store.set_saves_left(None);
+    });
+    assert_eq!(found.unwrap(), new);
+    assert_eq!((world.coze.refresh_tokens_seen_again(), other.lost()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_mark_that_was_set_without_an_answer_is_taken_back_since_nothing_was_sent() {
+    let world = World::new().await;
+    world.clock.advance(OVER);
+    world.store.swallow_next_answer_to_a_save();
+    let sent = world.coze.request_count();
+    let error = token(&world.replica(), &world.alice).await.unwrap_err();
+    assert!(is_store_down(&error) && world.coze.request_count() == sent, "{error}");
+    // Behind the caller's back, and others wait for it.
+    let other = world.replica();
+    assert!(token(&other, &world.alice).await.is_ok());
+    assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), other.lost()), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn what_a_replica_died_with_is_never_sent_again() {
+    let world = World::new().await;
+    let grant = world.stored().await.unwrap();
+    world.replace(&marked(&grant)).await;
+    world.clock.advance(OVER);
+    let heard = Arc::new(Heard::default());
+    let replica = world.replica();
+    let observer: Arc<dyn Observe> = heard.clone();
+    replica.observed_by(Slot::Primary, &observer);
+    let sent = world.coze.request_count();
+    let error = token(&replica, &world.alice).await.unwrap_err();
+    assert_eq!(error.authorize_url(), Some(format!("{LOGIN}alice").as_str()));
+    assert_eq!((world.coze.request_count(), replica.lost()), (sent, 1));
+    assert_eq!(heard.list(), ["Primary lost"]);
+    assert!(world.stored().await.is_none(), "no replica asks again");
+
+    // Nor is a user who has just signed in again held up by that.
+    let new = world.sign_in().await;
+    let found = token(&replica, &world.alice).await;
+    // The clock is ahead of the server's by more than the token lives: the server's own clock is learnt from its answers.
+    assert!(found.is_ok(), "{found:?} {new:?}");
+}
+
+#[tokio::test]
+async fn a_marked_grant_serves_as_long_as_its_access_token_lives() {
+    let world = World::new().await;
+    let grant = world.stored().await.unwrap();
+    world.replace(&marked(&grant)).await;
+    let found = token(&world.replica(), &world.alice).await.unwrap();
+    assert_eq!(found, secret_of(&grant.credential().unwrap()));
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_in_the_middle_of_a_refresh_loses_nothing() {
+    let world = World::new().await;
+    world.clock.advance(OVER);
+    world.coze.inject(Fault::latency(Duration::from_millis(300)).on("/api/permission"));
+    let replica = world.replica();
+    let cut = tokio::time::timeout(Duration::from_millis(100), token(&replica, &world.alice)).await;
+    assert!(cut.is_err());
+    // With all that the caller had.
+    drop(replica);
+    let other = world.replica();
+    let found = token(&other, &world.alice).await.unwrap();
+    assert_eq!(secret_of(&world.stored().await.unwrap().credential().unwrap()), found);
+    assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), other.lost()), (1, 0, 0));
+}
+
+#[test]
+fn a_process_that_settles_before_it_ends_cuts_no_refresh_off() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let servers = runtime();
+    let world = servers.block_on(World::new());
+    world.clock.advance(OVER);
+    world.coze.inject(Fault::latency(Duration::from_millis(200)).on("/api/permission"));
+    for settles in [true, false] {
+        let process = runtime();
+        process.block_on(async {
+            let replica = world.replica();
+            replica.settle().await;
+            let cut = tokio::time::timeout(Duration::from_millis(100), token(&replica, &world.alice)).await;
+            assert!(cut.is_err());
+            if settles {
+                replica.settle().await;
+            }
+        });
+        drop(process);
+        let grant = servers.block_on(world.stored()).unwrap();
+        let grant: Value = serde_json::from_slice(&grant.to_bytes()).unwrap();
+        assert_eq!(grant.get("being_spent_by").is_none(), settles, "{settles}");
+        world.clock.advance(OVER);
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_is_refused_is_forgotten_and_the_user_is_asked() {
+    let world = World::new().await;
+    world.coze.revoke_refresh_tokens(&world.account);
+    world.clock.advance(OVER);
+    let replica = world.replica();
+    let calls = join_all((0..50).map(|_| token(&replica, &world.alice))).await;
+    for call in calls {
+        assert_eq!(call.unwrap_err().authorize_url(), Some(format!("{LOGIN}alice").as_str()));
+    }
+    assert!(world.stored().await.is_none());
+    let sent = world.coze.request_count();
+    assert!(token(&replica, &world.alice).await.unwrap_err().authorize_url().is_some());
+    assert_eq!(world.coze.request_count(), sent, "the server is not asked again");
+    world.sign_in().await;
+    assert!(token(&replica, &world.alice).await.is_ok(), "at once, without a back-off");
+}
+
+#[tokio::test]
+async fn a_refused_grant_that_was_replaced_meanwhile_is_tried_once_more() {
+    let server = Scripted::default();
+    let store = Arc::new(MemoryStore::new());
+    let keep = Arc::clone(&store);
+    let client = server.client(scripted_config(), move |posted: Value| {
+        let store = Arc::clone(&keep);
+        async move {
+            if posted["refresh_token"] == "r-1" {
+                // In the middle of it the user signs in again, on another replica.
+                let version = store.load("alice").await.unwrap().unwrap().version;
+                store.save("alice", &ended("2"), version).await.unwrap().unwrap();
+                return users::error("invalid_grant");
+            }
+            Some((200, json!({ "access_token": "a-3", "refresh_token": "r-3", "expires_in": 900 })))
+        }
+    });
+    store.save("alice", &ended("1"), Version::NONE).await.unwrap();
+    let tokens = users(&client, &store);
+    assert_eq!(token(&tokens, &UserId::new("alice")).await.unwrap(), "a-3");
+    let posted: Vec<Value> = server.posted().iter().map(|posted| posted["refresh_token"].clone()).collect();
+    assert_eq!(posted, ["r-1", "r-2"], "each once");
+}
+
+/// A grant whose access token has ended.
+fn ended(name: &str) -> Grant {
+    let end = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    Grant::new(format!("a-{name}"), Some(end), Some(format!("r-{name}"))).unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_fails_spends_nothing_and_is_asked_again_later() {
+    for status in [500, 503, 429, 400] {
+        let world = World::new().await;
+        world.clock.advance(OVER);
+        let answer = r#"{"error_code":"internal_error"}"#;
+        world.coze.inject(Fault::raw(status, "application/json", answer).on("/api/permission"));
+        let error = token(&world.replica(), &world.alice).await.unwrap_err();
+        assert!(
+            error.to_string().contains(&status.to_string()) && error.authorize_url().is_none(),
+            "{error}"
+        );
+        world.coze.clear_faults();
+        let replica = world.replica();
+        assert!(token(&replica, &world.alice).await.is_ok());
+        assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), replica.lost()), (1, 0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_the_server_refuses_is_refreshed_before_its_time_and_a_late_refusal_changes_nothing() {
+    let world = World::new().await;
+    let replica = world.replica();
+    let old = replica.get(&world.alice).await.unwrap();
+    let refused = |kind| Rejection::new(kind, StatusCode::UNAUTHORIZED);
+    replica.rejected(&old, &refused(RejectionKind::Forbidden));
+    assert_eq!(
+        token(&replica, &world.alice).await.unwrap(),
+        secret_of(&old),
+        "no permission is no bad token"
+    );
+    replica.rejected(&old, &refused(RejectionKind::Unauthenticated));
+    let new = replica.get(&world.alice).await.unwrap();
+    assert_ne!(secret_of(&new), secret_of(&old));
+    for _ in 0..5 {
+        replica.rejected(&old, &refused(RejectionKind::Unauthenticated));
+    }
+    assert_eq!(token(&replica, &world.alice).await.unwrap(), secret_of(&new));
+    assert_eq!(world.refreshes(), 1);
+    // Of a credential that is nobody's.
+    replica.rejected(&Credential::bearer("x").unwrap(), &refused(RejectionKind::Unauthenticated));
+}
+
+#[tokio::test]
+async fn a_request_without_a_user_gets_no_token_and_a_clear_error() {
+    let world = World::new().await;
+    let head = Request::new(()).into_parts().0;
+    let error = world.replica().credential(&head).await.unwrap_err();
+    assert!(error.to_string().contains("`UserId`"), "{error}");
+    assert!(error.authorize_url().is_none());
+}
+
+#[tokio::test]
+async fn a_user_who_signs_out_is_unknown_from_then_on() {
+    let world = World::new().await;
+    let replica = world.replica();
+    token(&replica, &world.alice).await.unwrap();
+    replica.sign_out(&world.alice).await.unwrap();
+    replica.sign_out(&world.alice).await.unwrap();
+    assert!(token(&replica, &world.alice).await.unwrap_err().authorize_url().is_some());
+    assert!(world.stored().await.is_none());
+}
+
+#[tokio::test]
+async fn a_callback_of_the_application_that_panics_fails_its_own_call_alone() {
+    let world = World::new().await;
+    let store: Arc<dyn TokenStore> = Arc::clone(&world.store) as _;
+    let tokens = UserTokens::new(world.client.clone(), store, |user: &UserId| match user.as_str() {
+        "bob" => panic!("the application's mistake"),
+        user => user.to_owned(),
+    });
+    let error = token(&tokens, &UserId::new("bob")).await.unwrap_err();
+    assert!(!error.to_string().contains("mistake"), "{error}");
+    assert!(token(&tokens, &world.alice).await.is_ok());
+}
+
+#[tokio::test]
+async fn users_beyond_the_capacity_are_loaded_again_without_a_refresh() {
+    let world = World::new().await;
+    let grant = world.stored().await.unwrap();
+    let replica = world.replica().with_capacity(2);
+    let names: Vec<UserId> = (0..20).map(|n| UserId::new(format!("user-{n}"))).collect();
+    for user in &names {
+        replica.sign_in(user, &grant).await.unwrap();
+    }
+    for user in names.iter().chain(&names) {
+        token(&replica, user).await.unwrap();
+    }
+    let shown = format!("{replica:?}");
+    assert!(shown.contains("users: 2") && !shown.contains("user-"), "{shown}");
+    assert_eq!(world.refreshes(), 0);
+}
+
+#[tokio::test]
+async fn settings_out_of_range_are_refused_by_name() {
+    let world = World::new().await;
+    let field = |result: Result<UserTokens, tower_credential_fallback::Error>| result.unwrap_err().field();
+    assert_eq!(field(world.replica().with_lease(Duration::ZERO)), Some("lease"));
+    assert_eq!(field(world.replica().with_lease(Duration::from_secs(7200))), Some("lease"));
+    assert_eq!(field(world.replica().with_load_timeout(Duration::ZERO)), Some("load_timeout"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_store_keeps_the_contract_and_its_bound() {
+    stores::keeps_its_contract(&MemoryStore::new(), "").await;
+    let small = MemoryStore::with_capacity(10);
+    for n in 0..100 {
+        small.save(&n.to_string(), &stores::grant("x"), Version::NONE).await.unwrap();
+    }
+    let mut kept = 0;
+    for n in 0..100 {
+        kept += u32::from(small.load(&n.to_string()).await.unwrap().is_some());
+    }
+    assert!((1..=10).contains(&kept), "{kept}");
+}
+
+// --- in a layer ---
+
+/// What the simulator answers to a user's question about a bot, through a layer with two accounts' grants.
+async fn ask(
+    coze: &Simulator,
+    (old, new): (&UserTokens, &UserTokens),
+    user: &UserId,
+    bot: &str,
+) -> (Value, Outcome) {
+    let layer = coze::layer(&Region::custom(coze.base_url()).unwrap(), old.clone(), new.clone()).unwrap();
+    let client = ServiceBuilder::new().layer(layer).service(http_client_for_layer());
+    let request = Request::get(format!("{}/v1/bots/{bot}", coze.base_url())).extension(user.clone());
+    let response = client.oneshot(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+    let outcome = Outcome::of(&response).clone();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (serde_json::from_slice::<Value>(&body).unwrap()["code"].clone(), outcome)
+}
+
+fn http_client_for_layer() -> support::HyperClient<ReplayBody<Full<Bytes>>> {
+    support::hyper_client(support::Protocol::Http1)
+}
+
+#[tokio::test]
+async fn after_the_move_the_new_grant_serves_or_the_refusal_comes_back_with_where_to_authorise() {
+    let coze = Simulator::start().await.unwrap();
+    let clock = TestClock::default();
+    let (person, enterprise) = (coze.create_account(), coze.create_enterprise());
+    let workspace = coze.create_workspace(&person);
+    let bot = coze.create_bot(&workspace);
+    // Two apps, and a store for each: an account's grants are its own.
+    let (old_client, new_client) = (web_app(&coze, &clock), web_app(&coze, &clock));
+    let old = users(&old_client, &Arc::new(MemoryStore::new()));
+    let new = users(&new_client, &Arc::new(MemoryStore::new()));
+    let alice = UserId::new("alice");
+    old.sign_in(&alice, &log_in(&old_client, &person).await).await.unwrap();
+
+    let (code, outcome) = ask(&coze, (&old, &new), &alice, &bot).await;
+    assert_eq!((code, outcome.answered_by()), (json!(0), Some(Slot::Primary)));
+
+    coze.move_workspace(&workspace, &enterprise);
+    let (code, outcome) = ask(&coze, (&old, &new), &alice, &bot).await;
+    assert_eq!(code, json!(4101), "the refusal, untouched");
+    let Some(NoReplay::InteractionRequired { authorize_url }) = outcome.no_replay() else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(authorize_url, &format!("{LOGIN}alice"));
+    assert!(!format!("{outcome:?}").contains("alice"));
+
+    new.sign_in(&alice, &log_in(&new_client, &enterprise).await).await.unwrap();
+    let (code, outcome) = ask(&coze, (&old, &new), &alice, &bot).await;
+    assert_eq!((code, outcome.answered_by()), (json!(0), Some(Slot::Fallback)));
+}
+
+#[tokio::test]
+async fn two_refusals_hold_back_one_user_and_nobody_else() {
+    let coze = Simulator::start().await.unwrap();
+    let clock = TestClock::default();
+    let (person, enterprise, stranger) =
+        (coze.create_account(), coze.create_enterprise(), coze.create_account());
+    let workspace = coze.create_workspace(&enterprise);
+    let bot = coze.create_bot(&workspace);
+    let client = web_app(&coze, &clock);
+    let old = users(&client, &Arc::new(MemoryStore::new()));
+    let new = users(&client, &Arc::new(MemoryStore::new()));
+    let (alice, mallory) = (UserId::new("alice"), UserId::new("mallory"));
+    for (user, olds, news) in [(&alice, &person, &enterprise), (&mallory, &stranger, &stranger)] {
+        old.sign_in(user, &log_in(&client, olds).await).await.unwrap();
+        new.sign_in(user, &log_in(&client, news).await).await.unwrap();
+    }
+    let layer = coze::layer(&Region::custom(coze.base_url()).unwrap(), old, new).unwrap();
+    let layer = layer.with_cooldown(Duration::from_secs(3600));
+    let client = ServiceBuilder::new().layer(layer).service(http_client_for_layer());
+    let ask = async |user: &UserId| {
+        let request = Request::get(format!("{}/v1/bots/{bot}", coze.base_url())).extension(user.clone());
+        let response = client.clone().oneshot(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+        Outcome::of(&response).clone()
+    };
+    assert!(ask(&mallory).await.is_refused());
+    assert!(matches!(ask(&mallory).await.no_replay(), Some(NoReplay::CoolingDown)));
+    assert_eq!(ask(&alice).await.answered_by(), Some(Slot::Fallback));
+}
+
+// --- whose token is whose ---
+
+#[derive(Clone, Debug)]
+enum Step {
+    Get(u8),
+    /// So many at once, of all users.
+    GetAll(u8),
+    Refuse(u8),
+    SignIn(u8),
+    SignOut(u8),
+    Wait(u16),
+    ServerFails,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let user = 0..USERS;
+    prop_oneof![
+        4 => user.clone().prop_map(Step::Get),
+        2 => (1..20u8).prop_map(Step::GetAll),
+        2 => user.clone().prop_map(Step::Refuse),
+        1 => user.clone().prop_map(Step::SignIn),
+        1 => user.prop_map(Step::SignOut),
+        3 => (1..1_500u16).prop_map(Step::Wait),
+        1 => Just(Step::ServerFails),
+    ]
+}
+
+const USERS: u8 = 5;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Every token names its user; two replicas with room for two users out of five, so that they are always at
+    /// evicting; whatever happens, a user gets a token of their own, or an error.
+    #[test]
+    fn no_user_ever_gets_the_token_of_another(steps in prop::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(run(steps));
+    }
+}
+
+async fn run(steps: Vec<Step>) {
+    let clock = TestClock::default();
+    let (server, issued) = (Scripted::default(), Arc::new(AtomicU64::new(0)));
+    let spent = Arc::new(Mutex::new(HashMap::<String, u64>::new()));
+    let fails = Arc::new(AtomicU64::new(0));
+    let client = {
+        let (issued, spent, fails) = (Arc::clone(&issued), Arc::clone(&spent), Arc::clone(&fails));
+        server.client(scripted_config().with_clock(clock.clone()), move |posted: Value| {
+            let (issued, spent, fails) = (Arc::clone(&issued), Arc::clone(&spent), Arc::clone(&fails));
+            async move {
+                // Others get their turn here.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                if fails.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+                {
+                    return Some((503, json!({})));
+                }
+                let token = posted["refresh_token"].as_str().unwrap().to_owned();
+                *spent.lock().unwrap().entry(token.clone()).or_default() += 1;
+                let user = token.split('.').next().unwrap();
+                let number = issued.fetch_add(1, Ordering::SeqCst);
+                Some((
+                    200,
+                    json!({ "access_token": format!("{user}.a{number}"),
+                    "refresh_token": format!("{user}.r{number}"), "expires_in": 900 }),
+                ))
+            }
+        })
+    };
+    let store = Arc::new(MemoryStore::new());
+    let replicas: [UserTokens; 2] = std::array::from_fn(|_| users(&client, &store).with_capacity(2));
+    let user = |n: u8| UserId::new(format!("u{n}"));
+    let sign_in = async |n: u8| {
+        let number = issued.fetch_add(1, Ordering::SeqCst);
+        let end = tower_credential_fallback::Clock::now(&clock) + Duration::from_secs(900);
+        let grant =
+            Grant::new(format!("u{n}.a{number}"), Some(end), Some(format!("u{n}.r{number}"))).unwrap();
+        replicas[0].sign_in(&user(n), &grant).await.unwrap();
+    };
+    let get = async |n: u8, replica: usize| match replicas[replica % 2].get(&user(n)).await {
+        Ok(credential) => {
+            let token = secret_of(&credential);
+            assert!(token.starts_with(&format!("u{n}.")), "user {n} got {token}");
+            Some(credential)
+        }
+        Err(error) => {
+            if let Some(url) = error.authorize_url() {
+                assert_eq!(url, format!("{LOGIN}u{n}"), "sent to another's login");
+            }
+            None
+        }
+    };
+    for n in 0..USERS {
+        sign_in(n).await;
+    }
+    for step in steps {
+        match step {
+            Step::Get(n) => drop(get(n, n.into()).await),
+            Step::GetAll(times) => {
+                let times = usize::from(times);
+                let calls = (0..times * usize::from(USERS)).map(|n| get((n % usize::from(USERS)) as u8, n));
+                join_all(calls).await;
+            }
+            Step::Refuse(n) => {
+                if let Some(credential) = get(n, 0).await {
+                    let refusal = Rejection::new(RejectionKind::Unauthenticated, StatusCode::UNAUTHORIZED);
+                    replicas.iter().for_each(|replica| replica.rejected(&credential, &refusal));
+                }
+            }
+            Step::SignIn(n) => sign_in(n).await,
+            Step::SignOut(n) => replicas[1].sign_out(&user(n)).await.unwrap(),
+            Step::Wait(seconds) => {
+                clock.advance(Duration::from_secs(seconds.into()));
+                tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+            }
+            Step::ServerFails => fails.store(2, Ordering::SeqCst),
+        }
+    }
+    let spent = spent.lock().unwrap();
+    assert!(spent.values().all(|times| *times == 1), "a refresh token was sent twice: {spent:?}");
+    assert_eq!(replicas.iter().map(UserTokens::lost).sum::<u64>(), 0);
+}
+
+#[test]
+fn the_property_test_runs_into_refreshes_and_not_only_errors() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(run(vec![
+        Step::GetAll(2),
+        Step::Wait(1_000),
+        Step::GetAll(3),
+        Step::Refuse(1),
+        Step::GetAll(1),
+    ]));
+}
+
+#[tokio::test]
+async fn the_http_client_is_the_only_thing_that_knows_the_network() {
+    // A client that cannot reach its server: the grant stays as it was.
+    let world = World::new().await;
+    let before = world.stored().await.unwrap();
+    world.clock.advance(OVER);
+    let nowhere =
+        coze::user_app(&Region::custom("http://127.0.0.1:9").unwrap(), "x").with_clock(world.clock.clone());
+    let client = OAuthClient::new(http_client(), nowhere).unwrap();
+    let error = token(&users(&client, &world.store), &world.alice).await.unwrap_err();
+    assert!(error.to_string().contains("could not be reached"), "{error}");
+    assert_eq!(refresh_token_of(&world.stored().await.unwrap()), refresh_token_of(&before));
+    assert!(token(&world.replica(), &world.alice).await.is_ok());
+}
