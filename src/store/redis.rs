@@ -44,6 +44,7 @@ return redis.call('HDEL', KEYS[1], 'd')";
 
 const LEASE: &str = r"
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[1]) == ARGV[1] then return 1 end
 return 0";
 
 const RELEASE: &str = r"
@@ -53,7 +54,11 @@ return 0";
 /// Keeps grants in a Redis, or a Redis Cluster, that all replicas share.
 ///
 /// It connects when it is first asked, and again when the connection is lost. Every question takes one round trip,
-/// and two seconds at the most. For TLS (`rediss://…`), turn on the feature `redis-tls`.
+/// and two seconds at the most.
+///
+/// For TLS (`rediss://…`), turn on the feature `redis-tls`. Certificates are checked against the system's roots; for
+/// others, or for a client certificate, make a [`redis::Client`] and turn it [into](#impl-From<Client>-for-RedisStore) a
+/// store. If no `rustls` provider was installed for the process by the time of the first connection, aws-lc-rs is.
 ///
 /// A grant that Redis loses is lost: the user authorises again. So let it write to disk before it answers
 /// (`appendonly yes`, `appendfsync always`); a failover to a replica that is behind loses as well.
@@ -105,7 +110,7 @@ impl RedisStore {
     /// there may be a password in it.
     pub fn new(url: &str) -> Result<Self, Error> {
         let client = Client::open(url).map_err(|_| not_a_url("url"))?;
-        Ok(Self::of(Server::Single { client: client.into(), connection: Default::default() }))
+        Ok(client.into())
     }
 
     /// A store in a Redis Cluster, of which these are some nodes. Does not connect yet.
@@ -116,7 +121,7 @@ impl RedisStore {
     pub fn cluster<'u>(urls: impl IntoIterator<Item = &'u str>) -> Result<Self, Error> {
         let client =
             ClusterClient::new(urls.into_iter().collect::<Vec<_>>()).map_err(|_| not_a_url("urls"))?;
-        Ok(Self::of(Server::Cluster { client: client.into(), connection: Default::default() }))
+        Ok(client.into())
     }
 
     fn of(server: Server) -> Self {
@@ -174,31 +179,77 @@ impl RedisStore {
         format!("{}:{{{user}}}:{what}", self.prefix)
     }
 
-    async fn ask<T: FromRedisValue>(&self, question: ScriptInvocation<'_>) -> Result<T, StoreError> {
+    /// Asks once, or, if the answer is the same each time, once more after a failure: the connection may have been lost
+    /// long ago, and nobody has noticed.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        question: &ScriptInvocation<'_>,
+        may_repeat: bool,
+    ) -> Result<T, StoreError> {
         let asked = async {
-            match &self.server {
-                Server::Single { client, connection } => {
-                    let connect = async || {
-                        let config = ConnectionManagerConfig::new()
-                            .set_connection_timeout(Some(self.timeout))
-                            .set_response_timeout(Some(self.timeout))
-                            .set_number_of_retries(1);
-                        ConnectionManager::new_with_config(Client::clone(client), config).await
-                    };
-                    let mut connection = connection.get_or_try_init(connect).await?.clone();
-                    question.invoke_async(&mut connection).await
+            match self.server.ask(question, self.timeout).await {
+                Err(error) if may_repeat && error.is_connection_dropped() => {
+                    self.server.ask(question, self.timeout).await
                 }
-                Server::Cluster { client, connection } => {
-                    let connect = || client.get_async_connection();
-                    let mut connection = connection.get_or_try_init(connect).await?.clone();
-                    question.invoke_async(&mut connection).await
-                }
+                answered => answered,
             }
         };
         let answered: Result<T, RedisError> =
             timeout(self.timeout, asked).await.map_err(|_| StoreError::unavailable("no answer in time"))?;
         // Redis names the command and its own state, never a value.
         answered.map_err(StoreError::unavailable)
+    }
+}
+
+impl Server {
+    async fn ask<T: FromRedisValue>(
+        &self,
+        question: &ScriptInvocation<'_>,
+        patience: Duration,
+    ) -> Result<T, RedisError> {
+        match self {
+            Self::Single { client, connection } => {
+                let connect = async || {
+                    choose_crypto();
+                    let config = ConnectionManagerConfig::new()
+                        .set_connection_timeout(Some(patience))
+                        .set_response_timeout(Some(patience))
+                        .set_number_of_retries(1);
+                    ConnectionManager::new_with_config(Client::clone(client), config).await
+                };
+                let mut connection = connection.get_or_try_init(connect).await?.clone();
+                question.invoke_async(&mut connection).await
+            }
+            Self::Cluster { client, connection } => {
+                let connect = async || {
+                    choose_crypto();
+                    client.get_async_connection().await
+                };
+                let mut connection = connection.get_or_try_init(connect).await?.clone();
+                question.invoke_async(&mut connection).await
+            }
+        }
+    }
+}
+
+/// rustls panics if the process has not chosen, and its crates enable none or several.
+fn choose_crypto() {
+    #[cfg(feature = "redis-tls")]
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Somebody else was faster: as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+}
+
+impl From<Client> for RedisStore {
+    fn from(client: Client) -> Self {
+        Self::of(Server::Single { client: client.into(), connection: Default::default() })
+    }
+}
+
+impl From<ClusterClient> for RedisStore {
+    fn from(client: ClusterClient) -> Self {
+        Self::of(Server::Cluster { client: client.into(), connection: Default::default() })
     }
 }
 
@@ -213,7 +264,7 @@ impl TokenStore for RedisStore {
     fn load<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
             let key = self.key(user, "grant");
-            let found: (Option<u64>, Option<Vec<u8>>) = self.ask(self.scripts.load.key(&key)).await?;
+            let found: (Option<u64>, Option<Vec<u8>>) = self.ask(&self.scripts.load.key(&key), true).await?;
             let (Some(version), Some(value)) = found else { return Ok(None) };
             let grant =
                 Grant::from_bytes(&self.seal.open(&key, value)?).ok_or_else(StoreError::unreadable)?;
@@ -232,7 +283,7 @@ impl TokenStore for RedisStore {
             let value = self.seal.close(&key, grant.to_bytes())?;
             let mut question = self.scripts.save.prepare_invoke();
             question.key(&key).arg(expected.0).arg(value).arg(milliseconds(self.ttl));
-            let version: u64 = self.ask(question).await?;
+            let version: u64 = self.ask(&question, false).await?;
             Ok((version != 0).then_some(Version(version)))
         })
     }
@@ -242,7 +293,7 @@ impl TokenStore for RedisStore {
             let lease = Lease::new();
             let mut question = self.scripts.lease.prepare_invoke();
             question.key(self.key(user, "lease")).arg(lease.owner()).arg(milliseconds(time));
-            let is_given: bool = self.ask(question).await?;
+            let is_given: bool = self.ask(&question, true).await?;
             Ok(is_given.then_some(lease))
         })
     }
@@ -251,7 +302,7 @@ impl TokenStore for RedisStore {
         Box::pin(async move {
             let mut question = self.scripts.release.prepare_invoke();
             question.key(self.key(user, "lease")).arg(lease.owner());
-            self.ask::<i64>(question).await.map(drop)
+            self.ask::<i64>(&question, true).await.map(drop)
         })
     }
 
@@ -259,7 +310,7 @@ impl TokenStore for RedisStore {
         Box::pin(async move {
             let mut question = self.scripts.delete.prepare_invoke();
             question.key(self.key(user, "grant")).arg(expected.0);
-            self.ask(question).await
+            self.ask(&question, false).await
         })
     }
 }
