@@ -34,21 +34,21 @@ type Coze = CredentialFallback<Client<HttpConnector, ReplayBody<Full<Bytes>>>, U
 
 /// What every replica is given.
 #[derive(Clone)]
-pub struct Setup {
-    pub region: Region,
+pub(crate) struct Setup {
+    pub(crate) region: Region,
     /// Where browsers find the application, whichever replica answers.
-    pub public_url: String,
+    pub(crate) public_url: String,
     /// The app's registrations: in the personal account, and in the enterprise.
-    pub personal: UserApp,
-    pub enterprise: UserApp,
+    pub(crate) personal: UserApp,
+    pub(crate) enterprise: UserApp,
     /// Seals the cookies.
-    pub key: Key,
-    pub personal_store: Arc<dyn TokenStore>,
-    pub enterprise_store: Arc<dyn TokenStore>,
+    pub(crate) key: Key,
+    pub(crate) personal_store: Arc<dyn TokenStore>,
+    pub(crate) enterprise_store: Arc<dyn TokenStore>,
 }
 
 /// The two stores in one Redis, each under a prefix of its own.
-pub fn stores_in(redis_url: &str) -> Result<[Arc<dyn TokenStore>; 2], Error> {
+pub(crate) fn stores_in(redis_url: &str) -> Result<[Arc<dyn TokenStore>; 2], Error> {
     let store = |prefix| Ok(Arc::new(RedisStore::new(redis_url)?.with_prefix(prefix)) as Arc<dyn TokenStore>);
     Ok([store("web-backend:personal")?, store("web-backend:enterprise")?])
 }
@@ -69,7 +69,7 @@ impl FromRef<App> for Key {
 }
 
 /// One replica.
-pub fn backend(setup: Setup) -> Result<Router, BoxError> {
+pub(crate) fn backend(setup: Setup) -> Result<Router, BoxError> {
     let Setup { region, public_url, personal, enterprise, key, personal_store, enterprise_store } = setup;
     let account = |name: &'static str, app: UserApp, store| -> Result<_, Error> {
         let http = Client::builder(TokioExecutor::new()).build_http();
