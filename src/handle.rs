@@ -61,13 +61,13 @@ impl fmt::Debug for FallbackHandle {
 /// What changes while a client is in use.
 pub(crate) struct Live {
     order: AtomicU8,
-    pub(crate) memory: Memory,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) stats: Stats,
 }
 
 impl Live {
-    pub(crate) fn new(order: Order) -> Self {
-        Self { order: AtomicU8::new(order as u8), memory: Memory::new(), stats: Stats::new() }
+    pub(crate) fn new(order: Order, memory: Arc<Memory>) -> Self {
+        Self { order: AtomicU8::new(order as u8), memory, stats: Stats::new() }
     }
 
     pub(crate) fn order(&self) -> Order {

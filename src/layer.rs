@@ -12,7 +12,7 @@ use crate::handle::{FallbackHandle, Live};
 use crate::observe::Observe;
 use crate::origin::Origin;
 use crate::policy::Policy;
-use crate::preference::{LeftBehind, Memory, Order, ResourceKey, Slot};
+use crate::preference::{LeftBehind, Memory, Order, ResourceKey, SharedPreferences, Slot};
 use crate::provider::AuthProvider;
 use crate::service::CredentialFallback;
 
@@ -93,7 +93,7 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
                 plaintext: Arc::new([]),
                 known_headers: known_headers.into(),
                 observers: Vec::new(),
-                live: Arc::new(Live::new(Order::default())),
+                live: Arc::new(Live::new(Order::default(), Arc::new(Memory::new()))),
             },
             primary: Arc::new(primary),
             fallback: Arc::new(fallback),
@@ -129,7 +129,18 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     /// The layer returned has learnt and counted nothing yet, and no longer shares with clones and handles made
     /// earlier. To change the order of a client in use, ask its [`handle`](Self::handle).
     pub fn with_order(mut self, order: Order) -> Self {
-        self.policy.live = Arc::new(Live::new(order));
+        let known = &self.policy.live.memory;
+        let memory = if known.is_shared() { Arc::clone(known) } else { Arc::new(Memory::new()) };
+        self.policy.live = Arc::new(Live::new(order, memory));
+        self
+    }
+
+    /// Which credential serves which resource is learnt together with other replicas. Default: each learns by itself.
+    ///
+    /// The layer returned has counted nothing yet, and no longer shares with clones and handles made earlier.
+    pub fn with_shared_preferences(mut self, preferences: &SharedPreferences) -> Self {
+        let order = self.policy.live.order();
+        self.policy.live = Arc::new(Live::new(order, Arc::clone(&preferences.memory)));
         self
     }
 

@@ -115,7 +115,10 @@ pub use handle::FallbackHandle;
 pub use layer::CredentialFallbackLayer;
 pub use origin::{FinalUri, Origin};
 pub use outcome::{Attempt, NoReplay, Outcome};
-pub use preference::{CredentialChoice, LeftBehind, Order, ResourceKey, Slot};
+pub use preference::{
+    CredentialChoice, LOG_CAPACITY, Learnt, LeftBehind, LogFuture, Order, PreferenceLog, ResourceKey,
+    SharedPreferences, Slot,
+};
 pub use provider::{
     AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
 };

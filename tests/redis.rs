@@ -12,14 +12,22 @@ mod users;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::future::join_all;
+use http::Request;
+use http_body_util::Full;
 use redis::AsyncCommands;
 use servers::RedisServer;
 use stores::grant;
+use tower::{Layer, ServiceExt};
 use tower_credential_fallback::coze::simulator::{AccountId, Simulator};
+use tower_credential_fallback::coze::{self, Region};
 use tower_credential_fallback::oauth::{OAuthClient, UserId, UserTokens};
 use tower_credential_fallback::store::{RedisStore, TokenStore, Version};
-use tower_credential_fallback::{CredentialError, ErrorKind};
+use tower_credential_fallback::{
+    Credential, CredentialError, CredentialFallback, ErrorKind, Learnt, Outcome, PreferenceLog, ReplayBody,
+    SharedPreferences, Slot,
+};
 use users::{LOGIN, TestClock, log_in, secret_of, web_app};
 
 /// A little over the life of a token of Coze's.
@@ -313,4 +321,103 @@ async fn a_user_who_is_not_in_redis_is_sent_to_authorise_and_not_told_that_the_s
     let world = World::new().await;
     let error = token(&world.replica(), &UserId::new("bob")).await.unwrap_err();
     assert_eq!(error.authorize_url(), Some(format!("{LOGIN}bob").as_str()));
+}
+
+// --- preferences ---
+
+/// One more process: a client of the simulator whose layer shares what it learns.
+async fn sharing(
+    coze: &Simulator,
+    tokens: &(String, String),
+    log: RedisStore,
+) -> CredentialFallback<support::HyperClient<ReplayBody<Full<Bytes>>>, Credential, Credential> {
+    let preferences = SharedPreferences::open(log).await.unwrap();
+    let region = Region::custom(coze.base_url()).unwrap();
+    let layer = coze::tokens(&region, &tokens.0, &tokens.1).unwrap().with_shared_preferences(&preferences);
+    layer.layer(support::hyper_client(support::Protocol::Http1))
+}
+
+#[tokio::test]
+async fn a_new_replica_starts_where_the_others_are_and_all_hear_of_a_move_back() {
+    let (server, coze) = (RedisServer::start(), Simulator::start().await.unwrap());
+    let (person, enterprise) = (coze.create_account(), coze.create_enterprise());
+    let tokens = (coze.create_token(&person), coze.create_token(&enterprise));
+    let workspace = coze.create_workspace(&person);
+    let bots: Vec<String> = (0..5).map(|_| coze.create_bot(&workspace)).collect();
+    let slots = async |client: &CredentialFallback<_, _, _>| {
+        let mut slots = Vec::new();
+        for bot in &bots {
+            let request = Request::get(format!("{}/v1/bots/{bot}", coze.base_url()));
+            let request = request.body(Full::<Bytes>::default()).unwrap();
+            let response = client.clone().oneshot(request).await.unwrap();
+            slots.push(Outcome::of(&response).attempts().map(|attempt| attempt.slot).collect::<Vec<_>>());
+        }
+        slots
+    };
+    let all = |slots: &[Slot]| vec![slots.to_vec(); 5];
+
+    let first = sharing(&coze, &tokens, store(&server)).await;
+    coze.move_workspace(&workspace, &enterprise);
+    assert_eq!(slots(&first).await, all(&[Slot::Primary, Slot::Fallback]), "each is learnt once");
+    let written: usize = loop {
+        let mut raw = raw(&server).await;
+        let length = redis::cmd("XLEN").arg("tower-credential-fallback:{preferences}:log").to_owned();
+        match length.query_async(&mut raw).await.unwrap() {
+            length @ 5.. => break length,
+            _ => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    assert_eq!(written, 5);
+
+    let second = sharing(&coze, &tokens, store(&server)).await;
+    assert_eq!(slots(&second).await, all(&[Slot::Fallback]), "at its first call");
+
+    coze.move_workspace(&workspace, &person);
+    assert_eq!(slots(&second).await, all(&[Slot::Fallback, Slot::Primary]));
+    let heard = async {
+        while slots(&first).await != all(&[Slot::Primary]) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), heard).await.expect("the first replica hears of it");
+
+    // Others have a log of their own.
+    let other = sharing(&coze, &tokens, store(&server).with_prefix("other")).await;
+    coze.move_workspace(&workspace, &enterprise);
+    assert_eq!(slots(&other).await, all(&[Slot::Primary, Slot::Fallback]));
+}
+
+#[tokio::test]
+async fn with_redis_stopped_calls_go_on_and_a_replica_that_starts_is_told() {
+    let (mut server, coze) = (RedisServer::start(), Simulator::start().await.unwrap());
+    let (person, enterprise) = (coze.create_account(), coze.create_enterprise());
+    let tokens = (coze.create_token(&person), coze.create_token(&enterprise));
+    let bot = coze.create_bot(&coze.create_workspace(&enterprise));
+    let client = sharing(&coze, &tokens, store(&server)).await;
+    server.kill();
+    for attempts in [2, 1] {
+        let request = Request::get(format!("{}/v1/bots/{bot}", coze.base_url()));
+        let response = client.clone().oneshot(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+        assert_eq!(Outcome::of(&response).attempts().count(), attempts, "learnt all the same");
+    }
+    assert!(SharedPreferences::open(store(&server)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_log_on_a_cluster_is_read_as_it_was_written_whatever_its_length() {
+    let nodes = cluster().await;
+    let log = RedisStore::cluster([nodes[0].url().as_str()]).unwrap();
+    let seed = log.seed(7).await.unwrap();
+    assert_eq!((seed, log.seed(8).await.unwrap()), (7, 7), "whoever asks first");
+    let learnt: Vec<Learnt> =
+        (0..2_500).map(|n| Learnt::new(n * 2, [Slot::Fallback, Slot::Primary][n as usize % 2])).collect();
+    log.append(&learnt).await.unwrap();
+    let (mut found, mut after) = (Vec::new(), None);
+    while let (page, Some(last)) = log.read(after.as_deref()).await.unwrap() {
+        found.extend(page);
+        after = Some(last);
+    }
+    assert_eq!(found, learnt);
+    log.append(&learnt[..1]).await.unwrap();
+    assert_eq!(log.read(after.as_deref()).await.unwrap().0, learnt[..1]);
 }

@@ -5,17 +5,19 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
+use foldhash::fast::FixedState;
 use http::Uri;
 use http::uri::Scheme;
 use quick_cache::sync::Cache;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Slot;
+use super::shared::Learnt;
 
 /// Resources remembered at the most. A forgotten one costs one more refusal, so the bound only has to be
 /// larger than what is in use at a time; at about 50 bytes each this is half a megabyte when full.
-const CAPACITY: usize = 10_000;
+pub(super) const CAPACITY: usize = 10_000;
 
 /// Remembers the resources that are *not* as everything is at first: served by the primary.
 ///
@@ -25,7 +27,9 @@ pub(crate) struct Memory {
     entries: Cache<u64, Entry>,
     /// Until something is remembered, nothing is looked up: no lock is touched while nothing has moved.
     in_use: AtomicBool,
-    hash: RandomState,
+    hash: FixedState,
+    /// Where what is learnt is told to other replicas.
+    outbox: Option<mpsc::Sender<Learnt>>,
 }
 
 #[derive(Clone, Copy)]
@@ -49,7 +53,21 @@ pub(crate) struct Known {
 
 impl Memory {
     pub(crate) fn new() -> Self {
-        Self { entries: Cache::new(CAPACITY), in_use: AtomicBool::new(false), hash: RandomState::default() }
+        Self::build(fastrand::u64(..), None)
+    }
+
+    /// One that other replicas share. Their keys are the same, by the same seed.
+    pub(super) fn shared(seed: u64, outbox: mpsc::Sender<Learnt>) -> Self {
+        Self::build(seed, Some(outbox))
+    }
+
+    fn build(seed: u64, outbox: Option<mpsc::Sender<Learnt>>) -> Self {
+        let hash = FixedState::with_seed(seed);
+        Self { entries: Cache::new(CAPACITY), in_use: AtomicBool::new(false), hash, outbox }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.outbox.is_some()
     }
 
     /// The key of a resource of this name in the URI's origin; of the origin itself without a name.
@@ -79,9 +97,24 @@ impl Memory {
 
     /// `slot` answered, or is expected to answer the next time.
     pub(crate) fn learn(&self, key: u64, slot: Slot) {
+        let known = self.entry(key);
+        if let Some(outbox) = &self.outbox
+            && known.map_or(Slot::Primary, |known| known.slot) != slot
+        {
+            // If it is full, the others learn it by themselves.
+            let _ = outbox.try_send(Learnt::new(key, slot));
+        }
         // What nobody has thought to be anywhere else needs no entry.
-        if slot == Slot::Fallback || self.entry(key).is_some() {
+        if slot == Slot::Fallback || known.is_some() {
             self.insert(key, Entry { slot, is_learnt: true, cools_until: None });
+        }
+    }
+
+    /// Another replica has learnt it.
+    pub(super) fn adopt(&self, key: u64, slot: Slot) {
+        if slot == Slot::Fallback || self.entry(key).is_some() {
+            let cools_until = self.entry(key).and_then(|entry| entry.cools_until);
+            self.insert(key, Entry { slot, is_learnt: true, cools_until });
         }
     }
 

@@ -18,8 +18,6 @@ use crate::oauth::Grant;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "redis")]
-mod seal;
 
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]

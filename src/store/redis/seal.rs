@@ -3,7 +3,7 @@
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 
-use super::StoreError;
+use crate::store::StoreError;
 
 /// The length of a nonce, in bytes. Long enough to be taken at random for each value.
 const NONCE: usize = 24;
