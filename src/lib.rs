@@ -44,9 +44,9 @@
 //!
 //! | question | answer |
 //! | --- | --- |
-//! | who gives the credential? | [`provider`]: a [`Credential`] itself, [`provider_fn`], [`TokenCache`] |
+//! | who gives the credential? | [`provider`]: a [`Credential`] itself, [`provider_fn`], [`TokenCache`], `JwtBearer`, `oauth::UserTokens` |
 //! | what is a refusal? | [`classify`]: [`StatusClassifier`], your own [`Classify`] |
-//! | which credential first? | [`Order`], [`CredentialChoice`], [`ResourceKey`] |
+//! | which credential first? | [`Order`], [`CredentialChoice`], [`ResourceKey`], [`SharedPreferences`] |
 //! | what happened? | [`Outcome`] for one call, [`FallbackHandle`] for all of them, [`observe`] for your tools |
 //! | where may a credential go? | [`CredentialFallbackLayer::with_origins`] |
 //! | what of streaming uploads? | [`ReplayBody`], [`with_replay_limit`](CredentialFallbackLayer::with_replay_limit) |
@@ -60,7 +60,10 @@
 //! | `http2` | an upload that was refused on HTTP/2 and is sent again is reset with CANCEL, not INTERNAL_ERROR |
 //! | `json` | `JsonCodeClassifier`: refusals told by a code in a JSON answer |
 //! | `jwt` | `JwtBearer`: tokens minted with a signed assertion (RFC 7523) |
-//! | `coze` | `coze`: the preset for the Coze OpenAPI; with `jwt` also for its OAuth apps |
+//! | `oauth` | `oauth`: tokens on a user's behalf (authorization code, PKCE, device codes), and `store`: where they live |
+//! | `redis` | `store::RedisStore`: one store for all replicas |
+//! | `redis-tls` | … over TLS |
+//! | `coze` | `coze`: the preset for the Coze OpenAPI; with `jwt` or `oauth` also for its OAuth apps |
 //! | `simulator` | `coze::simulator`: a local Coze to rehearse a migration on |
 //! | `reqwest` | `reqwest`: a middleware for reqwest-middleware, and reqwest's clients as inner services |
 //! | `tracing` | `observe::Traces`: a span for each call, an event for each fact |

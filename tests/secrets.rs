@@ -1,7 +1,13 @@
 //! No secret in any log, error or `Debug`: everything is captured at trace level, and searched.
 #![cfg(all(feature = "simulator", feature = "tracing"))]
 
+#[cfg(feature = "redis")]
+#[path = "support/redis.rs"]
+mod servers;
 mod support;
+#[cfg(feature = "redis")]
+#[path = "support/oauth.rs"]
+mod users;
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -32,6 +38,23 @@ impl io::Write for Log {
     }
 }
 
+impl Log {
+    /// Everything, at trace level, while the guard lives.
+    fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
 fn chain(error: &BoxError) -> String {
     let mut text = format!("{error} {error:?} {error:#?}");
     let mut source = error.source();
@@ -45,13 +68,7 @@ fn chain(error: &BoxError) -> String {
 #[tokio::test]
 async fn no_secret_is_in_any_log_error_or_debug_output_at_trace_level() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.capture();
     let mut shown = String::new();
     let mut secrets = Vec::new();
 
@@ -144,7 +161,7 @@ async fn no_secret_is_in_any_log_error_or_debug_output_at_trace_level() {
         shown += &format!("{handle:?} {:?} {}", handle.report(), handle.report());
     }
 
-    let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let logged = log.text();
     assert!(logged.len() > 1_000, "nothing was captured");
     assert!(
         shown.contains("invalid_client")
@@ -153,5 +170,92 @@ async fn no_secret_is_in_any_log_error_or_debug_output_at_trace_level() {
     for secret in secrets {
         assert!(!shown.contains(&secret), "{secret} in Debug or an error: {shown}");
         assert!(!logged.contains(&secret), "{secret} in the log");
+    }
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn no_secret_of_a_user_is_in_any_log_error_or_debug_output_at_trace_level() {
+    use std::time::Duration;
+
+    use tower_credential_fallback::oauth::{Login, OAuthClient, UserId};
+    use tower_credential_fallback::store::{RedisStore, TokenStore};
+    use users::{TestClock, consent, refresh_token_of, secret_of};
+
+    let log = Log::default();
+    let _guard = log.capture();
+    let (mut shown, mut secrets) = (String::new(), vec!["redis-p4ssword".to_owned()]);
+    let mut show = |text: String| shown += &text;
+
+    let coze = Simulator::start_with(Settings::default().with_device_interval(1)).await.unwrap();
+    let account = coze.create_account();
+    let (app, clock) = (coze.create_web_app(), TestClock::default());
+    secrets.push(app.client_secret.clone().unwrap());
+    let config = coze::user_app(&Region::custom(coze.base_url()).unwrap(), &app.client_id)
+        .with_client_secret(app.client_secret.clone().unwrap())
+        .with_redirect_uri(users::CALLBACK)
+        .with_pkce(true)
+        .with_clock(clock.clone());
+    show(format!("{app:?} {config:?}"));
+    let client = OAuthClient::new(users::http_client(), config).unwrap();
+
+    // A login, and one that is refused.
+    let (url, login) = client.authorize().unwrap();
+    let back = consent(&url, &account, true).await;
+    let code = back.code.unwrap();
+    secrets.extend([back.state.clone(), code.clone()]);
+    let kept = serde_json::to_value(&login).unwrap();
+    secrets.push(kept["verifier"].as_str().unwrap().to_owned());
+    show(format!("{login:?} {client:#?}"));
+    let grant = client.finish(login, &back.state, &code).await.unwrap();
+    show(format!("{grant:#?}"));
+    secrets.push(refresh_token_of(&grant).unwrap());
+    secrets.push(secret_of(&grant.credential().unwrap()));
+    for state in [back.state.as_str(), "another"] {
+        let login: Login = serde_json::from_value(kept.clone()).unwrap();
+        show(chain(&client.finish(login, state, &code).await.unwrap_err().into()));
+    }
+
+    // A device.
+    let device = client.start_device().await.unwrap();
+    coze.enter_device_code(device.user_code(), &account, false);
+    show(format!("{device:?} {}", chain(&client.poll_device(&device).await.unwrap_err().into())));
+
+    // Refreshes: one that works, one that is refused, one after which the store is gone.
+    let mut server = servers::RedisServer::start_with(&["--requirepass", "redis-p4ssword"]);
+    let url = format!("redis://:redis-p4ssword@127.0.0.1:{}/", server.port);
+    let store = RedisStore::new(&url).unwrap().with_encryption_key(b"an encryption key of 32 letters!");
+    secrets.push("encryption key".to_owned());
+    let store = Arc::new(store);
+    let tokens = users::users(&client, &store);
+    let observer: Arc<dyn tower_credential_fallback::observe::Observe> = Arc::new(Traces::new());
+    tokens.observed_by(tower_credential_fallback::Slot::Fallback, &observer);
+    let alice = UserId::new("alice");
+    tokens.sign_in(&alice, &grant).await.unwrap();
+    clock.advance(Duration::from_secs(16 * 60));
+    let credential = tokens.get(&alice).await.unwrap();
+    secrets.push(secret_of(&credential));
+    let stored = store.load("alice").await.unwrap().unwrap();
+    secrets.push(refresh_token_of(&stored.grant).unwrap());
+    show(format!("{credential:?} {stored:?} {tokens:?} {store:?}"));
+    coze.revoke_refresh_tokens(&account);
+    clock.advance(Duration::from_secs(16 * 60));
+    show(chain(&tokens.get(&alice).await.unwrap_err().into()));
+    let wrong = RedisStore::new(&url.replace("p4ssword", "p4sswordX")).unwrap();
+    secrets.push("p4ssword".to_owned());
+    show(chain(&wrong.load("alice").await.unwrap_err().into()));
+    server.kill();
+    show(chain(&tokens.get(&alice).await.unwrap_err().into()));
+    show(chain(&store.save("alice", &grant, stored.version).await.unwrap_err().into()));
+
+    assert!(
+        shown.contains("the user has to authorise again") && shown.contains("cannot be reached"),
+        "{shown}"
+    );
+    let logged = log.text();
+    assert!(logged.contains("fallback") || logged.contains("Fallback"), "nothing was captured: {logged}");
+    for secret in secrets {
+        assert!(!shown.contains(&secret), "{secret} in Debug or an error: {shown}");
+        assert!(!logged.contains(&secret), "{secret} in the log: {logged}");
     }
 }

@@ -38,11 +38,14 @@
 //! - If the providers use different headers and are not fixed, the caller's own value under the other one's header
 //!   goes out with attempt 1.
 //!
+//! - A user's refresh that is cut off by the death of its process costs that user a new login: see the guide's page on
+//!   tokens on a user's behalf. So does a Redis that loses writes.
+//!
 //! **Resources**
 //!
 //! - What a streaming body names is not seen: such a request has no resource, unless its URI names one.
-//! - The memory is the process's own, holds 10,000 moved resources, and is lost with the process: each
-//!   costs one replay again.
+//! - The memory holds 10,000 moved resources, and is lost with the process, unless
+//!   [shared](SharedPreferences): each costs one replay again. What is left behind is never shared.
 //! - The report counts some 10,000 resources that have not moved; beyond that, it says that there are more.
 #[cfg(doc)]
 use crate::*;

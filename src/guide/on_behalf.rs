@@ -1,0 +1,130 @@
+//! Tokens on a user's behalf, shared by all replicas of an application (features `oauth` and `redis`).
+//!
+//! # The parts
+//!
+//! ```
+//! # #[cfg(all(feature = "coze", feature = "redis"))]
+//! # fn example() -> Result<(), tower_credential_fallback::Error> {
+//! use std::sync::Arc;
+//!
+//! use bytes::Bytes;
+//! use http::Request;
+//! use http_body_util::Full;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower_credential_fallback::coze::{self, Region};
+//! use tower_credential_fallback::oauth::{OAuthClient, UserId, UserTokens};
+//! use tower_credential_fallback::store::RedisStore;
+//!
+//! let tokens = |app_id: &str, secret: &str, account: &'static str| {
+//!     let http = Client::builder(TokioExecutor::new()).build_http();
+//!     let config = coze::user_app(&Region::Cn, app_id)
+//!         .with_client_secret(secret)
+//!         .with_redirect_uri(format!("https://app.example.com/callback/{account}"));
+//!     let store = RedisStore::new("redis://redis.internal/")?.with_prefix(format!("my-app:{account}"));
+//!     let login = move |_: &UserId| format!("https://app.example.com/login/{account}");
+//!     Ok(UserTokens::new(OAuthClient::new(http, config)?, Arc::new(store), login))
+//! };
+//! let layer = coze::layer(
+//!     &Region::Cn,
+//!     tokens("app in the personal account", "its secret", "personal")?,
+//!     tokens("app in the enterprise", "its secret", "enterprise")?,
+//! )?;
+//! // Each request names its user.
+//! let request = Request::get("https://api.coze.cn/v1/bots/7380000000000000000")
+//!     .extension(UserId::new("alice"))
+//!     .body(Full::<Bytes>::default());
+//! # let _ = (layer, request);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/web_backend.rs` is a whole application of that kind.
+//!
+//! # The move
+//!
+//! | the user has | a call to what has moved |
+//! | --- | --- |
+//! | both grants | is refused once, and served by the new one; then by that at once |
+//! | only the old one | is refused; [`NoReplay::InteractionRequired`] in the `Outcome` says where to authorise |
+//! | only the new one | is served by it |
+//! | neither | fails before anything is sent: [`ErrorKind::NoCredential`], whose causes say where to authorise |
+//!
+//! So before the move, invite users to authorise the new app too; those who have not are asked when they next need it.
+//! What is learnt of a resource serves all users; what holds back (the cooldown) holds back one user alone.
+//!
+//! # A refresh
+//!
+//! A refresh token is spent by its use: whoever uses it has to be alone with it, and must not lose what comes back.
+//!
+//! 1. At three quarters of the access token's life, a call starts a refresh behind its back; from its end on, calls wait.
+//! 2. The refresh takes a *lease* in the store. If another replica holds it, this one waits, and finds that one's token.
+//! 3. It loads the grant again, and marks it as *being spent*, by compare-and-swap.
+//! 4. It sends the refresh token, once, and saves the new grant in place of the mark. Then it gives the lease back.
+//!
+//! It runs in a task of its own, so no caller's cancellation cuts it off. What may go wrong:
+//!
+//! | what | then |
+//! | --- | --- |
+//! | the store is down before 3 | nothing is spent. Tokens at hand serve to their end; other calls fail with "the token store cannot be reached" |
+//! | the lease is held for too long | calls whose token has ended fail with "… took longer than its time limit"; nothing is spent |
+//! | the mark is set, but the store did not say so | nothing was sent; the mark is taken back |
+//! | the server cannot be reached, or answers with 429 or 5xx | the mark is taken back, and the token is sent again later |
+//! | the server answers `invalid_grant` | if the stored grant has changed meanwhile, that one is used; if not, it is deleted, and the user is asked |
+//! | the store is down after 4 | the new token is used, [`TokenEvent::NotSaved`](observe::TokenEvent::NotSaved) says so, and the save is tried ten times a second; the lease stays until then |
+//! | the replica dies before 3 | others wait for the lease's end, and go on |
+//! | the replica dies between 3 and the save | nobody can tell whether the server has taken the token. It is not sent again; the user is asked, and [`TokenEvent::GrantLost`](observe::TokenEvent::GrantLost) says so |
+//!
+//! The last line is the price of rotating refresh tokens, and one exchange plus one save long. So let processes end in
+//! order: stop taking calls, then await [`UserTokens::settle`](oauth::UserTokens::settle).
+//!
+//! A *live* replica whose exchange breaks off does send the token again: if the server had not taken it, that saves the
+//! login; if it had, the answer is `invalid_grant`, and the user is asked, as would be the case anyway.
+//!
+//! # Redis
+//!
+//! - A grant that Redis loses is a user who authorises again. Turn on `appendonly yes`; with `appendfsync always` nothing
+//!   is lost in a crash, with `everysec` the refreshes of the last second are. A failover loses what the new
+//!   primary had not received.
+//! - [`with_encryption_key`](store::RedisStore::with_encryption_key) keeps tokens unreadable to whoever reads Redis or
+//!   its disk.
+//! - One prefix for each OAuth app.
+//!
+//! # Preferences
+//!
+//! Each replica learns by itself which credential serves which resource, at one refusal each. With [`SharedPreferences`]
+//! all learn together, and a new replica starts where the others are:
+//!
+//! ```
+//! # #[cfg(feature = "redis")]
+//! # async fn example() -> Result<(), tower_credential_fallback::BoxError> {
+//! # use tower_credential_fallback::store::RedisStore;
+//! # use tower_credential_fallback::{Credential, CredentialFallbackLayer, SharedPreferences};
+//! # let layer = CredentialFallbackLayer::new(Credential::bearer("old")?, Credential::bearer("new")?)?;
+//! let preferences = SharedPreferences::open(RedisStore::new("redis://redis.internal/")?).await?;
+//! let layer = layer.with_shared_preferences(&preferences);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What was tested
+//!
+//! `tests/fleet.rs` runs eight replicas, each a process, that act for fifty users whose tokens live two seconds, kills
+//! the replicas at random, half of them in the middle of a refresh, and Redis twice. The server sees no refresh
+//! token twice, and only users whose refresh was cut off by a kill are asked again. One run of 60 seconds (debug build,
+//! two cores):
+//!
+//! | what | count |
+//! | --- | --- |
+//! | calls; of them answered | 47,467; 46,575 |
+//! | replicas killed; of them in a refresh | 182; 43 |
+//! | refreshes; of them cut off by a kill | 4,294; 53 |
+//! | … where the server had taken the token, and its successor was not saved | 20 |
+//! | users sent to authorise again | 29 |
+//! | refresh tokens that the server saw twice | 0 |
+//!
+//! Of the 29, 12 had a token that the server had not taken yet: nobody can tell. The other calls ended in an error: 632
+//! while Redis was down, 204 because of a token with less than a second to live or a lease that a killed replica held, 56
+//! of users who had to authorise.
+
+#[cfg(doc)]
+use crate::*;
