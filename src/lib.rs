@@ -126,7 +126,7 @@ pub use provider::{
     AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock, TokenCache, TokenSource, provider_fn,
 };
 #[cfg(any(feature = "jwt", feature = "oauth"))]
-pub use provider::{ExpiresIn, RequestStyle};
+pub use provider::{ExpiresIn, HttpClient, RequestStyle};
 #[cfg(feature = "jwt")]
 pub use provider::{JwtBearer, JwtGrant, JwtKey};
 pub use report::{Endings, RECENT, Report, SlotReport};

@@ -3,17 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use http_body_util::Full;
 use serde_json::{Value, json};
-use tower_service::Service;
 
 use super::{Region, layer};
-use crate::error::{BoxError, Error};
+use crate::error::Error;
 use crate::layer::CredentialFallbackLayer;
-use crate::provider::{ExpiresIn, JwtBearer, JwtGrant, JwtKey, RequestStyle};
+use crate::provider::{ExpiresIn, HttpClient, JwtBearer, JwtGrant, JwtKey, RequestStyle};
 
 /// The longest that Coze lets a token live.
 const DURATION_MAX: Duration = Duration::from_secs(86_399);
@@ -163,20 +158,12 @@ impl OAuthApp {
 ///
 /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `account_id` or `enterprise_id`, if it is
 /// none; for `token_url`, if a region of your own is on another host and not reached over TLS.
-pub fn oauth_app<S, B>(
+pub fn oauth_app(
     app: &OAuthApp,
-    http: S,
+    http: impl HttpClient,
     account_id: &str,
     enterprise_id: &str,
-) -> Result<CredentialFallbackLayer<JwtBearer, JwtBearer>, Error>
-where
-    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+) -> Result<CredentialFallbackLayer<JwtBearer, JwtBearer>, Error> {
     let personal = JwtBearer::new(http.clone(), app.account_grant(account_id)?)?;
     let enterprise = JwtBearer::new(http, app.enterprise_grant(enterprise_id)?)?;
     layer(&app.region, personal, enterprise)

@@ -8,18 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use http::{Request, Response, Uri};
-use http_body::Body;
+use http::{Request, Uri};
 use http_body_util::Full;
 use oauth2::RefreshToken;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
-use tower_service::Service;
 
 use super::{DeviceLogin, Grant, Login, OAuthConfig, OAuthError, OAuthErrorKind};
-use crate::error::{BoxError, Error};
-use crate::provider::CredentialError;
+use crate::error::Error;
 use crate::provider::token_endpoint::{ExpiresIn, NoToken, Reply, RequestStyle, Token, TokenEndpoint, shown};
+use crate::provider::{CredentialError, HttpClient};
 
 /// What a device waits longer each time that it is told to
 /// ([RFC 8628, 3.5](https://www.rfc-editor.org/rfc/rfc8628#section-3.5)).
@@ -49,29 +47,17 @@ struct Inner {
     endpoint: Box<dyn Endpoint>,
 }
 
+type Sent<'e> = Pin<Box<dyn Future<Output = Result<Reply, NoToken>> + Send + 'e>>;
+
 /// [`TokenEndpoint`], whatever its client.
 trait Endpoint: Send + Sync {
-    fn send(
-        &self,
-        request: Request<Full<Bytes>>,
-    ) -> Pin<Box<dyn Future<Output = Result<Reply, NoToken>> + Send + '_>>;
+    fn send(&self, request: Request<Full<Bytes>>) -> Sent<'_>;
 
     fn token(&self, reply: &Reply, expires_in: ExpiresIn) -> Result<Token, CredentialError>;
 }
 
-impl<S, B> Endpoint for TokenEndpoint<S>
-where
-    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    fn send(
-        &self,
-        request: Request<Full<Bytes>>,
-    ) -> Pin<Box<dyn Future<Output = Result<Reply, NoToken>> + Send + '_>> {
+impl<S: HttpClient> Endpoint for TokenEndpoint<S> {
+    fn send(&self, request: Request<Full<Bytes>>) -> Sent<'_> {
         Box::pin(Self::send(self, |_| Ok(request)))
     }
 
@@ -87,15 +73,7 @@ impl OAuthClient {
     ///
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig), naming the part of the config that is not usable:
     /// `client_id`, `client_secret`, `token_url`, `authorize_url`, `device_url` or `redirect_uri`.
-    pub fn new<S, B>(http: S, config: OAuthConfig) -> Result<Self, Error>
-    where
-        S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
+    pub fn new(http: impl HttpClient, config: OAuthConfig) -> Result<Self, Error> {
         let (token_url, authorize_url, device_url) = config.check()?;
         let endpoint = Box::new(TokenEndpoint::new(http, Arc::clone(&config.clock)));
         Ok(Self { inner: Arc::new(Inner { config, token_url, authorize_url, device_url, endpoint }) })

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, timeout_at};
 
 use super::Slot;
 use super::memory::{CAPACITY, Memory};
@@ -132,18 +132,18 @@ async fn keep_up<L: PreferenceLog>(
     memory: Weak<Memory>,
     mut learnt: mpsc::Receiver<Learnt>,
 ) {
-    let mut ticks = interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_look = Instant::now() + INTERVAL;
     let mut unwritten = Vec::new();
     loop {
-        tokio::select! {
+        if let Ok(0) = timeout_at(next_look, learnt.recv_many(&mut unwritten, CAPACITY)).await {
             // The memory, which has the sender, is gone.
-            count = learnt.recv_many(&mut unwritten, CAPACITY) => if count == 0 { return },
-            _ = ticks.tick() => {
-                let Some(memory) = memory.upgrade() else { return };
-                // The next tick is soon enough.
-                let _ = reader.catch_up(&memory).await;
-            }
+            return;
+        }
+        if Instant::now() >= next_look {
+            let Some(memory) = memory.upgrade() else { return };
+            // If it fails, the next time is soon enough.
+            let _ = reader.catch_up(&memory).await;
+            next_look = Instant::now() + INTERVAL;
         }
         // The oldest are the least of a loss.
         let excess = unwritten.len().saturating_sub(CAPACITY);

@@ -40,7 +40,7 @@ pub use from_fn::{ProviderFn, provider_fn};
 pub use jwt_bearer::{JwtBearer, JwtGrant, JwtKey};
 pub use token_cache::{TokenCache, TokenSource};
 #[cfg(any(feature = "jwt", feature = "oauth"))]
-pub use token_endpoint::{ExpiresIn, RequestStyle};
+pub use token_endpoint::{ExpiresIn, HttpClient, RequestStyle};
 
 /// Gives the credential that a request is sent with.
 ///

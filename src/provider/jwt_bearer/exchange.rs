@@ -3,19 +3,16 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use http::{Request, Response};
-use http_body::Body;
 use http_body_util::Full;
 use serde_json::Value;
-use tower_service::Service;
 
 use super::grant::Terms;
 use crate::credential::Credential;
-use crate::error::BoxError;
-use crate::provider::CredentialError;
 use crate::provider::token_cache::TokenSource;
 use crate::provider::token_endpoint::{NoToken, RequestStyle, TokenEndpoint};
+use crate::provider::{CredentialError, HttpClient};
 
 /// [RFC 7523, 2.1](https://www.rfc-editor.org/rfc/rfc7523#section-2.1).
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -25,15 +22,7 @@ pub(super) struct Exchange<S> {
     terms: Terms,
 }
 
-impl<S, B> Exchange<S>
-where
-    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+impl<S: HttpClient> Exchange<S> {
     pub(super) fn new(http: S, terms: Terms) -> Self {
         Self { endpoint: TokenEndpoint::new(http, terms.clock()), terms }
     }
@@ -79,15 +68,7 @@ impl<S> Exchange<S> {
     }
 }
 
-impl<S, B> TokenSource for Exchange<S>
-where
-    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+impl<S: HttpClient> TokenSource for Exchange<S> {
     async fn mint(&self) -> Result<Credential, CredentialError> {
         let reply = self.endpoint.send(|now| self.request(now)).await.map_err(NoToken::into_error)?;
         Ok(self.endpoint.token(&reply, self.terms.expires_in)?.credential)

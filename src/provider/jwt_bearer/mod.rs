@@ -10,18 +10,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, request};
-use http_body::Body;
-use http_body_util::Full;
-use tower_service::Service;
+use http::request;
 
 use super::token_cache::TokenCache;
 use super::token_endpoint::shown;
-use super::{AuthProvider, CredentialFuture};
+use super::{AuthProvider, CredentialFuture, HttpClient};
 use crate::classify::Rejection;
 use crate::credential::Credential;
-use crate::error::{BoxError, Error};
+use crate::error::Error;
 use crate::observe::Observe;
 use crate::preference::Slot;
 
@@ -90,15 +86,7 @@ impl JwtBearer {
     ///
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig), naming the part of the grant that is not
     /// usable: `token_url`, `issuer`, `audience`, `assertion_lifetime`, `claim` or `parameter`.
-    pub fn new<S, B>(http: S, grant: JwtGrant) -> Result<Self, Error>
-    where
-        S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
+    pub fn new(http: impl HttpClient, grant: JwtGrant) -> Result<Self, Error> {
         let checked = grant.check()?;
         let shown = (checked.issuer().to_owned(), checked.key_id().to_owned(), shown(&checked.token_url));
         let clock = checked.clock();

@@ -5,19 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, response};
+use http::{Request, StatusCode, response};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use tower_service::Service;
 
 mod answer;
 mod dialect;
+mod http_client;
 mod skew;
 pub(crate) mod text;
 mod url;
 
 pub(crate) use answer::{Refusal, Token};
 pub use dialect::{ExpiresIn, RequestStyle};
+pub use http_client::HttpClient;
 use skew::Skew;
 pub(crate) use url::{check_url, shown};
 
@@ -62,15 +63,7 @@ pub(crate) struct Reply {
     pub(crate) sent: SystemTime,
 }
 
-impl<S, B> TokenEndpoint<S>
-where
-    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+impl<S: HttpClient> TokenEndpoint<S> {
     pub(crate) fn new(http: S, clock: Arc<dyn Clock>) -> Self {
         Self { http: Mutex::new(http), clock, skew: Skew::default() }
     }
@@ -113,12 +106,7 @@ where
     }
 }
 
-async fn read<B>(body: B) -> Result<Bytes, CredentialError>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn read(body: impl Body<Error: Into<BoxError>>) -> Result<Bytes, CredentialError> {
     match Limited::new(body, MAX_ANSWER).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(CredentialError::new(format!(
