@@ -38,7 +38,7 @@ pub use key::JwtKey;
 ///
 /// # The HTTP client
 ///
-/// Any tower [`Service`] will do. Put time limits and proxies there, but
+/// Any tower service will do ([`HttpClient`]). Put time limits and proxies there, but
 /// - no following of redirects: the assertion would be shown to wherever the redirect leads. A 3xx answer is
 ///   an error here.
 /// - no retries: the cache has its own, with a back-off; and a repeated request repeats the assertion.
