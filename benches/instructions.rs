@@ -38,10 +38,10 @@ fn recipe(case: usize) -> Prepared {
 
 // The arguments are indices of `CASES`.
 #[library_benchmark]
-#[benches::bare(args = [0, 1, 2, 3, 4], setup = bare)]
-#[benches::ours(args = [0, 1, 2, 3, 4], setup = ours)]
-#[benches::retry(args = [0, 1, 2, 3, 4], setup = retry)]
-#[benches::recipe(args = [0, 1, 2, 3, 4], setup = recipe)]
+#[benches::bare(args = [0, 1, 2, 3, 4, 5], setup = bare)]
+#[benches::ours(args = [0, 1, 2, 3, 4, 5], setup = ours)]
+#[benches::retry(args = [0, 1, 2, 3, 4, 5], setup = retry)]
+#[benches::recipe(args = [0, 1, 2, 3, 4, 5], setup = recipe)]
 fn call((mut client, request): Prepared) -> Box<dyn FnMut(Request<Full<Bytes>>)> {
     client(request);
     client

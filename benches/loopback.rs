@@ -1,16 +1,17 @@
-//! Real clients and a real server on one machine: calls per second and latency, before and after the move.
+//! Real clients and a real server on one machine: calls per second and latency, before, during and after the move.
 
 mod common;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -22,19 +23,23 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower::{Layer, Service, ServiceExt};
 use tower_credential_fallback::reqwest::FallbackMiddleware;
+use tower_credential_fallback::{Credential, CredentialFallbackLayer};
 
 const CALLERS: usize = 16;
 const ROUND: Duration = Duration::from_millis(400);
 const ROUNDS: usize = 15;
 const BODY: usize = 4 * 1024;
+/// Each call is about one of these, at random. They move one after the other.
+const BOTS: usize = 1_000;
 
 /// Says whether the call was accepted in the end.
 type Call = Arc<dyn Fn(String) -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// Refuses the old token once everything has moved, and counts.
+/// Refuses the old token for bots that have moved, the new one for the others, and counts.
 struct Server {
     url: String,
-    has_moved: Arc<AtomicBool>,
+    /// Bots of a lower number have moved.
+    moved: Arc<AtomicUsize>,
     requests: Arc<AtomicU64>,
 }
 
@@ -42,15 +47,21 @@ impl Server {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/v3/chat", listener.local_addr().expect("it is bound"));
-        let (has_moved, requests) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let (moved, count) = (Arc::clone(&has_moved), Arc::clone(&requests));
+        let (bots_moved, requests) = (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default());
+        let (moved, count) = (Arc::clone(&bots_moved), Arc::clone(&requests));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
                 let (moved, count) = (Arc::clone(&moved), Arc::clone(&count));
                 let service = hyper::service::service_fn(move |request: Request<Incoming>| {
                     count.fetch_add(1, Ordering::Relaxed);
-                    let right = if moved.load(Ordering::Relaxed) { common::NEW } else { common::OLD };
+                    let bot: usize = request
+                        .uri()
+                        .query()
+                        .and_then(bot_of)
+                        .and_then(|bot| bot.parse().ok())
+                        .expect("a bot");
+                    let right = if bot < moved.load(Ordering::Relaxed) { common::NEW } else { common::OLD };
                     let is_right = request.headers().get(AUTHORIZATION).is_some_and(|value| value == right);
                     async move {
                         let _ = request.into_body().collect().await;
@@ -68,8 +79,24 @@ impl Server {
                 tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
             }
         });
-        Self { url, has_moved, requests }
+        Self { url, moved: bots_moved, requests }
     }
+
+    fn move_bots(&self, share: f64) {
+        self.moved.store((BOTS as f64 * share) as usize, Ordering::Relaxed);
+    }
+}
+
+fn bot_of(query: &str) -> Option<&str> {
+    query.strip_prefix("bot=")
+}
+
+/// The layer of all the benchmarks, which learns by bot.
+fn layer() -> CredentialFallbackLayer<Credential, Credential> {
+    fn bot<'r>(head: &'r Parts, _: &'r [u8]) -> Option<&'r str> {
+        bot_of(head.uri.query()?)
+    }
+    common::layer().with_resource_key(bot)
 }
 
 fn content() -> Bytes {
@@ -112,7 +139,7 @@ fn hyper_bare() -> Call {
 }
 
 fn hyper_ours() -> Call {
-    let client = common::layer().layer(hyper());
+    let client = layer().layer(hyper());
     Arc::new(move |url| Box::pin(is_accepted(client.clone(), request(&url, None))))
 }
 
@@ -177,39 +204,50 @@ fn reqwest_with<M: reqwest_middleware::Middleware>(
     reqwest_middleware::ClientBuilder::new(reqwest::Client::new()).with(middleware).build()
 }
 
-/// Calls in a round by all callers, and how long each took, in microseconds.
-async fn round(call: &Call, url: &str) -> (f64, Vec<f64>) {
+/// Calls in a round by all callers, those that were accepted, and how long each took, in microseconds.
+async fn round(call: &Call, url: &str) -> (f64, u64, Vec<f64>) {
     let started = Instant::now();
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| {
             let (call, url) = (Arc::clone(call), url.to_owned());
             tokio::spawn(async move {
-                let mut took = Vec::new();
+                let (mut accepted, mut took) = (0, Vec::new());
                 while started.elapsed() < ROUND {
+                    let url = format!("{url}?bot={}", fastrand::usize(..BOTS));
                     let sent = Instant::now();
-                    call(url.clone()).await;
+                    accepted += u64::from(call(url).await);
                     took.push(sent.elapsed().as_secs_f64() * 1e6);
                 }
-                took
+                (accepted, took)
             })
         })
         .collect();
-    let mut took = Vec::new();
+    let (mut accepted, mut took) = (0, Vec::new());
     for caller in callers {
-        took.extend(caller.await.expect("no caller panics"));
+        let (more, each) = caller.await.expect("no caller panics");
+        accepted += more;
+        took.extend(each);
     }
-    (took.len() as f64 / started.elapsed().as_secs_f64(), took)
+    (took.len() as f64 / started.elapsed().as_secs_f64(), accepted, took)
 }
 
-/// Everybody in turn, round by round, so that all meet with the same noise.
-async fn phase(name: &str, server: &Server, ways: &[(&'static str, Call)]) -> Value {
-    let mut seen: Vec<(Vec<f64>, Vec<f64>, u64)> = ways.iter().map(|_| Default::default()).collect();
+/// Everybody in turn, round by round, so that all meet with the same noise. `moved` is the share of the bots that have
+/// moved by each round.
+async fn phase(
+    name: &str,
+    server: &Server,
+    ways: &[(&'static str, Call)],
+    moved: impl Fn(usize) -> f64,
+) -> Value {
+    let mut seen: Vec<(Vec<f64>, Vec<f64>, u64, u64)> = ways.iter().map(|_| Default::default()).collect();
     for nth in 0..ROUNDS {
         eprint!("\r{name}: round {} of {ROUNDS}  ", nth + 1);
-        for ((_, call), (rates, took, requests)) in ways.iter().zip(&mut seen) {
+        server.move_bots(moved(nth));
+        for ((_, call), (rates, took, requests, accepted)) in ways.iter().zip(&mut seen) {
             let before = server.requests.load(Ordering::Relaxed);
-            let (rate, each) = round(call, &server.url).await;
+            let (rate, yes, each) = round(call, &server.url).await;
             *requests += server.requests.load(Ordering::Relaxed) - before;
+            *accepted += yes;
             rates.push(rate);
             took.extend(each);
         }
@@ -222,7 +260,7 @@ async fn phase(name: &str, server: &Server, ways: &[(&'static str, Call)]) -> Va
         let bare = ways.iter().position(|(name, _)| *name == bare).expect("each kind has a bare client");
         common::median(rates.iter().zip(&all_rates[bare]).map(|(rate, bare)| rate / bare).collect())
     };
-    let rows = ways.iter().zip(seen).map(|((name, _), (rates, mut took, requests))| {
+    let rows = ways.iter().zip(seen).map(|((name, _), (rates, mut took, requests, accepted))| {
         took.sort_by(f64::total_cmp);
         let calls = took.len();
         json!({
@@ -231,6 +269,7 @@ async fn phase(name: &str, server: &Server, ways: &[(&'static str, Call)]) -> Va
             "median_us": took[calls / 2],
             "p99_us": took[calls * 99 / 100],
             "requests_per_call": requests as f64 / calls as f64,
+            "accepted": accepted as f64 / calls as f64,
         })
     });
     Value::Array(rows.collect())
@@ -244,15 +283,18 @@ async fn main() {
         ("hyper: ours", hyper_ours()),
         ("hyper: recipe", hyper_recipe()),
         ("reqwest: bare", reqwest(reqwest::Client::new().into(), Some(common::OLD))),
-        ("reqwest: ours", reqwest(reqwest_with(FallbackMiddleware::new(common::layer())), None)),
+        ("reqwest: ours", reqwest(reqwest_with(FallbackMiddleware::new(layer())), None)),
         ("reqwest: reqwest-chain", reqwest(reqwest_with(ChainMiddleware::new(Swap)), Some(common::OLD))),
     ];
-    let before = phase("before the move", &server, &ways).await;
-    server.has_moved.store(true, Ordering::Relaxed);
-    for (name, call) in &ways {
-        let is_accepted = call(server.url.clone()).await;
-        assert!(is_accepted || name.ends_with("bare"), "{name} has to find the way");
+    let before = phase("before the move", &server, &ways, |_| 0.0).await;
+    let during = phase("during the move", &server, &ways, |nth| (nth + 1) as f64 / ROUNDS as f64).await;
+    let after = phase("after the move", &server, &ways, |_| 1.0).await;
+    for row in [&before, &during, &after].into_iter().filter_map(Value::as_array).flatten() {
+        let is_bare = row["way"].as_str().is_some_and(|way| way.ends_with("bare"));
+        assert!(is_bare || row["accepted"] == 1.0, "it has to find the way: {row}");
     }
-    let after = phase("after the move", &server, &ways).await;
-    common::save("loopback", &json!({ "callers": CALLERS, "body": BODY, "before": before, "after": after }));
+    common::save(
+        "loopback",
+        &json!({ "callers": CALLERS, "body": BODY, "bots": BOTS, "before": before, "during": during, "after": after }),
+    );
 }

@@ -240,13 +240,15 @@ fn token_reads(page: &mut String, token: &Value) -> std::fmt::Result {
 fn loopback_tables(page: &mut String, loopback: &Value) -> std::fmt::Result {
     writeln!(
         page,
-        "## Loopback: real clients and a real server\n\n{} callers, bodies of {} bytes, HTTP/1.1. Ratios are to the bare client of the same kind and phase.\n",
-        loopback["callers"], loopback["body"]
+        "## Loopback: real clients and a real server\n\n{} callers, bodies of {} bytes, HTTP/1.1; {} bots, of which each call asks one. Ratios are to the bare client of the same kind and phase, whose calls are refused for what has moved.\n",
+        loopback["callers"], loopback["body"], loopback["bots"]
     )?;
-    for (phase, title) in [("before", "Before the move"), ("after", "After the move")] {
+    for (phase, title) in
+        [("before", "Before the move"), ("during", "During the move"), ("after", "After the move")]
+    {
         writeln!(
             page,
-            "| {title} | calls per second | median latency | 99 % | requests per call |\n| --- | ---: | ---: | ---: | ---: |"
+            "| {title} | calls per second | median latency | 99 % | requests per call | calls accepted |\n| --- | ---: | ---: | ---: | ---: | ---: |"
         )?;
         let rows = loopback[phase].as_array().map(Vec::as_slice).unwrap_or_default();
         for row in rows {
@@ -259,11 +261,12 @@ fn loopback_tables(page: &mut String, loopback: &Value) -> std::fmt::Result {
             };
             writeln!(
                 page,
-                "| {way} | {:.3} | {:.2} | {:.2} | {:.2} |",
+                "| {way} | {:.3} | {:.2} | {:.2} | {:.2} | {:.2} |",
                 ratio("per_second"),
                 ratio("median_us"),
                 ratio("p99_us"),
-                row["requests_per_call"].as_f64().unwrap_or(f64::NAN)
+                row["requests_per_call"].as_f64().unwrap_or(f64::NAN),
+                row["accepted"].as_f64().unwrap_or(f64::NAN)
             )?;
         }
         writeln!(page)?;

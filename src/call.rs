@@ -162,7 +162,7 @@ impl<B> Call<B> {
         self.is_under_way = false;
         self.is_unclear = rejection.is_none() && says_nothing_of_the_credential(head.status);
         let status = head.status;
-        self.watch.event(CallEvent::Answered {
+        self.watch.event(|| CallEvent::Answered {
             slot,
             status,
             refused: rejection,
@@ -332,7 +332,7 @@ impl<B> Call<B> {
         reason: NoReplay,
     ) -> Response<PeekBody<RB>> {
         policy.live.stats.not_replayed(&reason);
-        self.watch.event(CallEvent::NotReplayed { reason: &reason });
+        self.watch.event(|| CallEvent::NotReplayed { reason: &reason });
         self.outcome.record_no_replay(reason);
         self.finish(policy, refused)
     }
@@ -354,7 +354,7 @@ impl<B> Call<B> {
 
     fn note_unavailable(&mut self, policy: &Policy, slot: Slot, error: &CredentialError) {
         policy.live.stats.unavailable(slot);
-        self.watch.event(CallEvent::Unavailable { slot, error });
+        self.watch.event(|| CallEvent::Unavailable { slot, error });
     }
 
     /// A request is about to be sent with this credential.
@@ -364,7 +364,7 @@ impl<B> Call<B> {
             policy.live.stats.replayed();
         }
         self.is_under_way = true;
-        self.watch.event(CallEvent::Attempt { slot, is_replay });
+        self.watch.event(|| CallEvent::Attempt { slot, is_replay });
     }
 
     /// The call ends with an error.
@@ -373,7 +373,7 @@ impl<B> Call<B> {
         self.has_ended = true;
         if self.is_out_of_scope() {
             policy.live.stats.unsigned();
-            return self.watch.end(Ending::Unsigned);
+            return self.watch.end(|| Ending::Unsigned);
         }
         if self.leaves_the_primary_open() {
             policy.live.stats.left_open();
@@ -381,9 +381,9 @@ impl<B> Call<B> {
         let sent = self.slot_under_way();
         policy.live.stats.failed(sent);
         if let Some(slot) = sent {
-            self.watch.event(CallEvent::Failed { slot });
+            self.watch.event(|| CallEvent::Failed { slot });
         }
-        self.watch.end(Ending::Failed);
+        self.watch.end(|| Ending::Failed);
     }
 
     /// Its future is dropped. That is its end, if it had none before.
@@ -393,13 +393,13 @@ impl<B> Call<B> {
         }
         if self.is_out_of_scope() {
             policy.live.stats.unsigned();
-            return self.watch.end(Ending::Unsigned);
+            return self.watch.end(|| Ending::Unsigned);
         }
         if self.leaves_the_primary_open() {
             policy.live.stats.left_open();
         }
         policy.live.stats.abandoned(self.slot_under_way());
-        self.watch.end(Ending::Abandoned);
+        self.watch.end(|| Ending::Abandoned);
     }
 
     fn slot_under_way(&self) -> Option<Slot> {
@@ -411,7 +411,7 @@ impl<B> Call<B> {
         if self.left.as_ref().is_some_and(|left| left.is_removed) {
             self.outcome.record_started_afresh();
         }
-        self.watch.end(match self.outcome.attempts().last() {
+        let ending = match self.outcome.attempts().last() {
             None => {
                 policy.live.stats.unsigned();
                 Ending::Unsigned
@@ -430,7 +430,8 @@ impl<B> Call<B> {
                 }
                 Ending::Refused(*slot)
             }
-        });
+        };
+        self.watch.end(|| ending);
         if let Some(rewind) = self.rewind.take() {
             rewind.release();
         }

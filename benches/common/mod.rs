@@ -14,7 +14,9 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::retry::{Policy, RetryLayer};
 use tower::{Service, ServiceBuilder};
-use tower_credential_fallback::{Credential, CredentialFallbackLayer, JsonCodeClassifier, RejectionKind};
+use tower_credential_fallback::{
+    Credential, CredentialFallbackLayer, JsonCodeClassifier, Order, RejectionKind,
+};
 use tower_http::set_header::SetRequestHeaderLayer;
 
 /// What is sent, and what comes back.
@@ -32,15 +34,18 @@ pub enum Answer {
     Json,
     /// Accepted, and not JSON.
     Text,
-    /// The first credential is refused, in JSON, and the second accepted.
+    /// The old credential is refused, in JSON, and the new one accepted; who can learn has learnt it.
+    Moved,
+    /// The same, and nothing is learnt: every call is refused and replayed.
     Refused,
 }
 
-pub const CASES: [Case; 5] = [
+pub const CASES: [Case; 6] = [
     Case { name: "no body, JSON", body: 0, answer: Answer::Json },
     Case { name: "4 KiB, JSON", body: 4 * 1024, answer: Answer::Json },
     Case { name: "1 MiB, JSON", body: 1024 * 1024, answer: Answer::Json },
     Case { name: "4 KiB, text", body: 4 * 1024, answer: Answer::Text },
+    Case { name: "4 KiB, moved", body: 4 * 1024, answer: Answer::Moved },
     Case { name: "4 KiB, refused, then accepted", body: 4 * 1024, answer: Answer::Refused },
 ];
 
@@ -120,8 +125,8 @@ where
         }
         let (status, kind, text) = match self.answer {
             Answer::Text => (200, "text/plain", "as it is"),
-            Answer::Refused if is_old => (401, "application/json", REFUSED),
-            Answer::Json | Answer::Refused => (200, "application/json", ACCEPTED),
+            Answer::Moved | Answer::Refused if is_old => (401, "application/json", REFUSED),
+            Answer::Json | Answer::Moved | Answer::Refused => (200, "application/json", ACCEPTED),
         };
         let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
         *response.status_mut() = StatusCode::from_u16(status).expect("a valid status");
@@ -206,7 +211,9 @@ where
 /// Does the call, whichever way, and reads the answer to its end. Nothing in it ever waits.
 pub fn run(way: Way, case: Case) -> impl FnMut(Request<Full<Bytes>>) {
     let mut bare = bare(case);
-    let mut ours = ServiceBuilder::new().layer(layer()).service(Inner { answer: case.answer });
+    let order = if case.answer == Answer::Refused { Order::PrimaryFirst } else { Order::Adaptive };
+    let mut ours =
+        ServiceBuilder::new().layer(layer().with_order(order)).service(Inner { answer: case.answer });
     let mut retry = ServiceBuilder::new()
         .layer(set(OLD))
         .layer(RetryLayer::new(StatusOnly))

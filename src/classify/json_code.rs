@@ -45,6 +45,8 @@ pub struct JsonCodeClassifier {
     /// Finds the field's name in its quotes. What it finds may stand anywhere: a parse has to confirm it.
     quoted: Finder<'static>,
     codes: Vec<(i64, RejectionKind)>,
+    /// The fewest bytes that a listed code takes, with its field's name; where fewer are left, none is looked for.
+    least: usize,
     statuses: StatusClassifier,
 }
 
@@ -53,7 +55,7 @@ impl JsonCodeClassifier {
     pub fn new(field: impl Into<String>) -> Self {
         let field = field.into();
         let quoted = Finder::new(format!("\"{field}\"").as_bytes()).into_owned();
-        Self { field, quoted, codes: Vec::new(), statuses: StatusClassifier::new() }
+        Self { field, quoted, codes: Vec::new(), least: usize::MAX, statuses: StatusClassifier::new() }
     }
 
     /// Takes `code` for a refusal of this kind too.
@@ -61,6 +63,9 @@ impl JsonCodeClassifier {
     pub fn reject(mut self, code: i64, kind: RejectionKind) -> Self {
         self.codes.retain(|(known, _)| *known != code);
         self.codes.push((code, kind));
+        // The name in its quotes, a colon, the digits.
+        let length = self.quoted.needle().len() + 1 + code.to_string().len();
+        self.least = self.least.min(length);
         self
     }
 
@@ -88,22 +93,27 @@ impl JsonCodeClassifier {
     /// answer the parse.
     fn may_hold_a_listed_code(&self, prefix: &[u8]) -> bool {
         let mut rest = prefix;
-        while let Some(at) = self.quoted.find(rest) {
+        while rest.len() >= self.least
+            && let Some(at) = self.quoted.find(rest)
+        {
             rest = &rest[at + self.quoted.needle().len()..];
-            if value_after(rest).is_some_and(|(code, _)| self.kind_of(code).is_some()) {
-                return true;
+            if let Some((code, behind)) = value_after(rest) {
+                if self.kind_of(code).is_some() {
+                    return true;
+                }
+                rest = behind;
             }
         }
         false
     }
 
-    /// The code, if it is the first thing in the object and is there whole.
-    fn leading_code(&self, prefix: &[u8]) -> Option<i64> {
+    /// The code, if it is the first thing in the object and is there whole; and what stands behind it.
+    fn leading_code<'p>(&self, prefix: &'p [u8]) -> Option<(i64, &'p [u8])> {
         let object = prefix.trim_ascii_start().strip_prefix(b"{")?;
         let value = object.trim_ascii_start().strip_prefix(self.quoted.needle())?;
         let (code, rest) = value_after(value)?;
         // Without the comma or brace behind it, more digits may still come.
-        matches!(rest.trim_ascii_start().first(), Some(b',' | b'}')).then_some(code)
+        matches!(rest.trim_ascii_start().first(), Some(b',' | b'}')).then_some((code, rest))
     }
 }
 
@@ -123,11 +133,15 @@ impl Classify for JsonCodeClassifier {
             return self.statuses.decide(head.status);
         }
         let refused_by_status = self.statuses.rejection(head.status).is_some();
-        if !refused_by_status && !self.may_hold_a_listed_code(prefix) {
-            return match self.leading_code(prefix) {
-                Some(_) => Decision::Accept,
-                None => Decision::Inspect,
+        if !refused_by_status {
+            // Nearly every answer begins with its code: then only what follows is searched.
+            let (rest, otherwise) = match self.leading_code(prefix) {
+                Some((code, rest)) if self.kind_of(code).is_none() => (rest, Decision::Accept),
+                _ => (prefix, Decision::Inspect),
             };
+            if !self.may_hold_a_listed_code(rest) {
+                return otherwise;
+            }
         }
         match top_level_code(prefix, &self.field) {
             Found::Code(code) => self.judge(code, head.status),
@@ -162,13 +176,19 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Reads `: 4101` or `: "4101"` at the start of `bytes`; with it, what stands behind.
+#[inline]
 fn value_after(bytes: &[u8]) -> Option<(i64, &[u8])> {
-    // "No error", as nearly every answer has it.
-    if let [b':', digit @ b'0'..=b'9', rest @ ..] = bytes
-        && let [b',' | b'}', ..] = rest
-    {
-        return Some((i64::from(digit - b'0'), rest));
+    match bytes {
+        // "No error", as nearly every answer has it.
+        [b':', digit @ b'0'..=b'9', rest @ ..] if matches!(rest, [b',' | b'}', ..]) => {
+            Some((i64::from(digit - b'0'), rest))
+        }
+        _ => any_value_after(bytes),
     }
+}
+
+#[inline(never)]
+fn any_value_after(bytes: &[u8]) -> Option<(i64, &[u8])> {
     let value = bytes.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
     let quoted = value.first() == Some(&b'"');
     let digits = if quoted { &value[1..] } else { value };

@@ -29,7 +29,15 @@ impl Watch {
         }))
     }
 
-    pub(crate) fn event(&mut self, event: CallEvent<'_>) {
+    #[inline]
+    pub(crate) fn event<'e>(&mut self, event: impl FnOnce() -> CallEvent<'e>) {
+        if self.0.is_some() {
+            self.tell(event());
+        }
+    }
+
+    #[cold]
+    fn tell(&mut self, event: CallEvent<'_>) {
         // Taken out meanwhile: an observer that panics is not called again, least of all while the call unwinds.
         if let Some(mut watchers) = self.0.take() {
             watchers.event(event);
@@ -37,7 +45,15 @@ impl Watch {
         }
     }
 
-    pub(crate) fn end(&mut self, ending: Ending) {
+    #[inline]
+    pub(crate) fn end(&mut self, ending: impl FnOnce() -> Ending) {
+        if self.0.is_some() {
+            self.tell_the_end(ending());
+        }
+    }
+
+    #[cold]
+    fn tell_the_end(&mut self, ending: Ending) {
         if let Some(mut watchers) = self.0.take() {
             let added = watchers.started.elapsed().saturating_sub(watchers.took);
             watchers.event(CallEvent::End { ending, added });
@@ -132,13 +148,13 @@ mod tests {
         impl Drop for Call {
             fn drop(&mut self) {
                 // A second panic here would end the process.
-                self.0.end(Ending::Abandoned);
+                self.0.end(|| Ending::Abandoned);
             }
         }
         let observers = [Arc::new(Panics) as Arc<dyn Observe>];
         let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut call = Call(Watch::begin(&observers, &Method::GET, &Uri::default()));
-            call.0.event(CallEvent::Failed { slot: crate::Slot::Primary });
+            call.0.event(|| CallEvent::Failed { slot: crate::Slot::Primary });
         }));
         assert!(unwound.is_err());
     }

@@ -85,6 +85,7 @@ impl Memory {
         hasher.finish() & !1
     }
 
+    #[inline]
     pub(crate) fn recall(&self, key: u64) -> Known {
         match self.entry(key) {
             None => Known { slot: Slot::Primary, is_learnt: false, is_cooling: false },
@@ -158,8 +159,14 @@ impl Memory {
         self.in_use.load(Ordering::Acquire)
     }
 
+    #[inline]
     fn entry(&self, key: u64) -> Option<Entry> {
-        if self.is_in_use() { self.entries.get(&key) } else { None }
+        // Out of line, so that nothing of it is paid for until something has moved.
+        #[inline(never)]
+        fn look_up(memory: &Memory, key: u64) -> Option<Entry> {
+            memory.entries.get(&key)
+        }
+        if self.is_in_use() { look_up(self, key) } else { None }
     }
 
     fn insert(&self, key: u64, entry: Entry) {

@@ -136,3 +136,65 @@ fn only_json_is_looked_into() {
         assert_eq!(classifier().head(&head(200, content_type)), Decision::Accept, "{content_type}");
     }
 }
+
+mod quick_searches {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn code() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(json!(0)),
+            Just(json!(4101)),
+            Just(json!("4100")),
+            Just(json!(-7)),
+            Just(json!(7)),
+            Just(json!(41)),
+            Just(json!(41010)),
+            Just(json!(null)),
+        ]
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let plain = prop_oneof![code(), "[a-z\" :,{}0-9]{0,12}".prop_map(Value::from)];
+        plain.prop_recursive(3, 12, 3, |inner| object(inner.boxed()))
+    }
+
+    fn object(value: BoxedStrategy<Value>) -> impl Strategy<Value = Value> {
+        let field = prop_oneof![Just("code"), Just("msg"), Just("data"), Just("a")];
+        proptest::collection::vec((field, value), 0..4).prop_map(|fields| {
+            Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        })
+    }
+
+    proptest! {
+        /// Whatever is passed over without a parse, the verdict is that of a parse.
+        #[test]
+        fn they_change_no_verdict(answer in object(value().boxed()), spaces in any::<bool>()) {
+            let text = if spaces { serde_json::to_string_pretty(&answer) } else { serde_json::to_string(&answer) };
+            let code = match &answer["code"] {
+                Value::Number(code) => code.as_i64(),
+                Value::String(code) => code.parse().ok(),
+                _ => None,
+            };
+            let expected = match code {
+                Some(code @ 4100) => refused(code, RejectionKind::Unauthenticated, 200),
+                Some(code @ (4101 | -7)) => refused(code, RejectionKind::Forbidden, 200),
+                _ => Decision::Accept,
+            };
+            prop_assert_eq!(ask(200, &text.unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn the_shortest_answer_that_can_hold_a_code_is_searched() {
+        let classifier = JsonCodeClassifier::new("c").reject(1, RejectionKind::Forbidden);
+        let head = head(200, "application/json");
+        for answer in [r#"{"c":1}"#, r#"{"c":0,"c":1}"#, r#"{"a":{"c":0},"c":1}"#] {
+            assert_eq!(classifier.body(&head, answer.as_bytes()), refused(1, RejectionKind::Forbidden, 200));
+        }
+        let none = JsonCodeClassifier::new("c");
+        assert_eq!(none.body(&head, br#"{"c":1}"#), Decision::Accept);
+    }
+}
