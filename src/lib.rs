@@ -91,6 +91,8 @@ mod future;
 pub mod guide;
 mod handle;
 mod headers;
+#[cfg(feature = "jwt")]
+mod hex;
 mod layer;
 #[cfg(feature = "oauth")]
 pub mod oauth;

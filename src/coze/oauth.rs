@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Region, layer};
+use super::{Region, is_digits, layer};
 use crate::error::Error;
 use crate::layer::CredentialFallbackLayer;
 use crate::provider::{ExpiresIn, HttpClient, JwtBearer, JwtGrant, JwtKey, RequestStyle};
@@ -95,7 +95,7 @@ impl OAuthApp {
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `account_id`, if it is not made of
     /// digits.
     pub fn account_grant(&self, account_id: &str) -> Result<JwtGrant, Error> {
-        if account_id.is_empty() || !account_id.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !is_digits(account_id) {
             return Err(Error::config("account_id", "expected the account's UID, which is made of digits"));
         }
         Ok(self.grant_at(&format!("/api/permission/oauth2/account/{account_id}/token")))

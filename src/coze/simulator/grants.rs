@@ -5,7 +5,8 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::AccountId;
-use super::world::{hex, random};
+use super::world::random;
+use crate::hex::hex;
 
 /// An app that acts for users, as its owner knows it.
 #[derive(Clone)]

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::auth::Caller;
 use super::reply;
 use super::server::Shared;
-use super::world::{File, hex};
+use super::world::File;
+use crate::hex::hex;
 
 #[derive(Deserialize)]
 pub(super) struct FileQuery {

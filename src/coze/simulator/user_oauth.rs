@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use super::grants::{Asked, Consent, Device};
 use super::server::Shared;
 use super::token::{Refused, refused, unix};
-use super::world::{AccountId, hex, random};
+use super::world::{AccountId, random};
 use super::{auth, reply};
+use crate::hex::hex;
 
 /// As documented: 15 minutes.
 const ACCESS_LIFETIME: Duration = Duration::from_secs(15 * 60);

@@ -12,6 +12,7 @@ use aws_lc_rs::signature::KeyPair as _;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use super::grants::Grants;
+use crate::hex::hex;
 
 /// Chats, conversations, files and used assertions kept at the most, each; the oldest go first. A rehearsal
 /// may run for days.
@@ -335,10 +336,6 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let _ = getrandom::fill(&mut bytes);
     bytes
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// [RFC 7468](https://www.rfc-editor.org/rfc/rfc7468): lines of 64 characters.
