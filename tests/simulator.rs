@@ -350,6 +350,21 @@ async fn an_assertion_is_checked_in_every_part_and_works_once() {
 }
 
 #[tokio::test]
+async fn through_a_gateway_an_assertion_names_the_cloud_if_it_is_told_to() {
+    use tower_credential_fallback::JwtBearer;
+    // The cloud behind a gateway, which is what 127.0.0.1 is here.
+    let w = world_with(Settings::default().with_audience("api.coze.cn")).await;
+    let (_, ours) = oauth(&w);
+    let mint = async |app: coze::OAuthApp| {
+        let provider = JwtBearer::new(plain(), app.account_grant(w.person.as_str()).unwrap()).unwrap();
+        provider.cache().get().await
+    };
+    let refused = mint(ours.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("aud"), "{refused}");
+    mint(ours.with_audience("api.coze.cn")).await.unwrap();
+}
+
+#[tokio::test]
 async fn malformed_token_answers_leave_the_other_credential_and_say_what_was_wrong() {
     let w = world().await;
     let cases: [(Fault, &str); 7] = [

@@ -23,6 +23,8 @@ pub struct OAuthApp {
     region: Region,
     client_id: String,
     key: JwtKey,
+    /// `None`: the region's host.
+    audience: Option<String>,
     claims: Vec<(&'static str, Value)>,
     parameters: Vec<(&'static str, Value)>,
 }
@@ -46,7 +48,7 @@ impl OAuthApp {
             return Err(Error::config("client_id", "expected the app's ID, as Coze shows it"));
         }
         let key = JwtKey::from_rsa_pem(key_id, private_key)?;
-        Ok(Self { region, client_id, key, claims: Vec::new(), parameters: Vec::new() })
+        Ok(Self { region, client_id, key, audience: None, claims: Vec::new(), parameters: Vec::new() })
     }
 
     /// How long a token is to live: 1 second to 86,399. Default: what Coze takes, 900 seconds.
@@ -60,6 +62,14 @@ impl OAuthApp {
         }
         self.parameters.push(("duration_seconds", json!(duration.as_secs())));
         Ok(self)
+    }
+
+    /// Whom an assertion is for (`aud`). Default: the host of the region's API, such as `api.coze.cn`. Through a gateway
+    /// it has to be said: the cloud behind it expects its own name, not the gateway's.
+    #[must_use]
+    pub fn with_audience(mut self, host: impl Into<String>) -> Self {
+        self.audience = Some(host.into());
+        self
     }
 
     /// Keeps the conversations of this user of yours apart from those of others. Default: none.
@@ -123,7 +133,7 @@ impl OAuthApp {
         let url = format!("{}{path}", self.region.base_url());
         let grant = JwtGrant::new(url, self.key.clone())
             .with_issuer(self.client_id.as_str())
-            .with_audience(self.region.host())
+            .with_audience(self.audience.as_deref().unwrap_or(self.region.host()))
             .with_request_style(RequestStyle::BearerJson)
             .with_expires_in(ExpiresIn::Absolute);
         let grant =
