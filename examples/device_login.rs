@@ -41,11 +41,11 @@ async fn main() -> Result<(), BoxError> {
 
     for (client_of, tokens, account) in [(&old, &old_tokens, &person), (&new, &new_tokens, &enterprise)] {
         let login = client_of.start_device().await?;
-        println!("Enter {} at {}", login.user_code(), login.verification_uri());
-        // What the user does meanwhile, at the other end of the room.
+        println!("Enter {} at {} as {account}", login.user_code(), login.verification_uri());
+        // What the user does meanwhile, at the other end of the room. (The page is there: be faster.)
         let enters = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            simulator.enter_device_code(login.user_code(), account, true)
+            simulator.enter_device_code(login.user_code(), account, true);
         };
         let (grant, _) = tokio::join!(client_of.poll_device(&login), enters);
         tokens.sign_in(&user, &grant?).await?;

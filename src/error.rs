@@ -69,6 +69,14 @@ impl Error {
             .find_map(|(failed, error)| (*failed == slot).then_some(error))
     }
 
+    /// Whose turn it was first, for [`ErrorKind::NoCredential`]: that is the account which the order in force prefers.
+    pub fn first_slot(&self) -> Option<Slot> {
+        match &self.repr {
+            Repr::NoCredential { first, .. } => Some(first.0),
+            Repr::Config { .. } | Repr::InsecureOrigin { .. } => None,
+        }
+    }
+
     /// `expected` says what the field should hold; it must not quote a secret.
     pub(crate) fn config(field: &'static str, expected: impl Into<Cow<'static, str>>) -> Self {
         let expected = expected.into();

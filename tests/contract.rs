@@ -321,6 +321,7 @@ async fn if_both_providers_fail_the_error_names_both_causes_and_nothing_is_sent(
     assert_eq!(error.kind(), ErrorKind::NoCredential);
     assert!(error.to_string().contains("mint is down") && error.to_string().contains("vault is sealed"));
     assert_eq!(error.credential_error(Slot::Fallback).unwrap().to_string(), "vault is sealed");
+    assert_eq!(error.first_slot(), Some(Slot::Primary));
     assert!(server.tokens().is_empty());
 
     let layer = CredentialFallbackLayer::new(failing("mint is down"), token("new")).unwrap();
