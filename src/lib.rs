@@ -92,6 +92,7 @@ pub mod guide;
 mod handle;
 mod headers;
 mod layer;
+mod ledger;
 #[cfg(feature = "oauth")]
 pub mod oauth;
 pub mod observe;
@@ -103,6 +104,7 @@ pub mod provider;
 mod report;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
+mod second;
 mod service;
 #[cfg(feature = "oauth")]
 pub mod store;
