@@ -97,111 +97,137 @@ where
         let (call, shared) = (this.call, &**this.shared);
         let policy = &shared.policy;
         loop {
-            let next = match this.state.as_mut().project() {
-                StateProj::Failed { error } => {
-                    let error = error.take().expect(TAKEN);
+            let StateProj::Attempt { response } = this.state.as_mut().project() else {
+                match ready!(wait(this.state.as_mut().project(), cx, this.inner, shared, call)) {
+                    Waited::For(next) => this.state.set(next),
+                    Waited::End(end) => {
+                        this.state.set(State::Done);
+                        return Poll::Ready(end);
+                    }
+                }
+                continue;
+            };
+            let polled = if call.ledger.is_watched() {
+                call.ledger.enter(|| response.poll(cx))
+            } else {
+                // Not through a closure, which would move the response once more.
+                response.poll(cx)
+            };
+            let mut answer = match polled {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(response)) => Answer::new(response),
+                Poll::Ready(Err(error)) => {
+                    call.fail(policy);
                     this.state.set(State::Done);
                     return Poll::Ready(Err(error.into()));
                 }
-
-                StateProj::FirstCredential { waiting } => {
-                    let credential = &mut waiting.as_mut().expect(TAKEN).credential;
-                    let given = ready!(Pin::new(credential).poll(cx));
-                    let mut first = waiting.take().expect(TAKEN);
-                    match given {
-                        Ok(credential) => {
-                            let FirstCredential { slot, mut head, body, .. } = *first;
-                            let body = call.begin(policy, slot, credential, &mut head, body);
-                            let request = Request::from_parts(head, body);
-                            State::Attempt { response: call.ledger.enter(|| this.inner.call(request)) }
-                        }
-                        Err(error) => match call.turn_to_other(policy, first.slot, error) {
-                            Ok(other) => {
-                                first.slot = other;
-                                first.credential = shared.provider(other).credential(&first.head);
-                                State::FirstCredential { waiting: Some(first) }
-                            }
-                            Err(error) => {
-                                call.fail(policy);
-                                this.state.set(State::Done);
-                                return Poll::Ready(Err(error.into()));
-                            }
-                        },
-                    }
-                }
-
-                StateProj::Attempt { response } => {
-                    let polled = if call.ledger.is_watched() {
-                        call.ledger.enter(|| response.poll(cx))
-                    } else {
-                        response.poll(cx)
-                    };
-                    let response = match ready!(polled) {
-                        Ok(response) => response,
-                        Err(error) => {
-                            call.fail(policy);
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(error.into()));
-                        }
-                    };
-                    // The inner service's future goes before its answer is looked at.
-                    this.state.set(State::Done);
-                    let mut answer = Answer::new(response);
-                    if !call.is_signed() {
-                        call.finish(policy, &mut answer);
-                        return Poll::Ready(Ok(answer.into_response()));
-                    }
-                    let mut decision = policy.classifier.head(&answer.head);
-                    if decision == Decision::Inspect && call.may_peek && policy.may_inspect(&answer.head) {
-                        let mut peeking = Peeking::default();
-                        match answer.poll_decision(cx, policy, &mut peeking) {
-                            Poll::Ready(decided) => decision = decided,
-                            Poll::Pending => {
-                                this.state.set(State::Peek { peek: Some(Box::new((answer, peeking))) });
-                                return Poll::Pending;
-                            }
-                        }
-                    }
-                    if call.conclude(shared, &mut answer, decision) {
-                        return Poll::Ready(Ok(answer.into_response()));
-                    }
-                    State::Second { second: Some(Box::new(Second::new(answer))) }
-                }
-
-                StateProj::Peek { peek } => {
-                    let (answer, peeking) = &mut **peek.as_mut().expect(TAKEN);
-                    let decision = ready!(answer.poll_decision(cx, policy, peeking));
-                    let (mut answer, _) = *peek.take().expect(TAKEN);
-                    this.state.set(State::Done);
-                    if call.conclude(shared, &mut answer, decision) {
-                        return Poll::Ready(Ok(answer.into_response()));
-                    }
-                    State::Second { second: Some(Box::new(Second::new(answer))) }
-                }
-
-                StateProj::Second { second } => {
-                    let second = second.as_mut().expect(TAKEN);
-                    match ready!(second.poll(cx, call, shared, this.inner)) {
-                        Way::Send(request) => {
-                            State::Attempt { response: call.ledger.enter(|| this.inner.call(request)) }
-                        }
-                        Way::Back(refused) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(Ok(refused.into_response()));
-                        }
-                        Way::Failed(error) => {
-                            call.fail(policy);
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(error));
-                        }
-                    }
-                }
-
-                StateProj::Done => panic!("`ResponseFuture` polled after it was ready"),
             };
-            this.state.set(next);
+            // The inner service's future goes before its answer is looked at.
+            this.state.set(State::Done);
+            if !call.is_signed() {
+                call.finish(policy, &mut answer);
+                return Poll::Ready(Ok(answer.into_response()));
+            }
+            let mut decision = policy.classifier.head(&answer.head);
+            if decision == Decision::Inspect && call.may_peek && policy.may_inspect(&answer.head) {
+                let mut peeking = Peeking::default();
+                match answer.poll_decision(cx, policy, &mut peeking) {
+                    Poll::Ready(decided) => decision = decided,
+                    Poll::Pending => {
+                        this.state.set(State::Peek { peek: Some(Box::new((answer, peeking))) });
+                        return Poll::Pending;
+                    }
+                }
+            }
+            if call.conclude(shared, &mut answer, decision) {
+                return Poll::Ready(Ok(answer.into_response()));
+            }
+            this.state.set(State::Second { second: Some(Box::new(Second::new(answer))) });
         }
     }
+}
+
+/// What a state that is waited in leads to.
+enum Waited<S: Service<Request<ReplayBody<B>>>, B, RB: Body> {
+    For(State<S::Future, B, RB>),
+    End(Result<Response<PeekBody<RB>>, BoxError>),
+}
+
+/// Goes on with a call that is in any state but `Attempt`.
+// Out of line, for the sake of the calls that never come here.
+#[inline(never)]
+fn wait<S, P, E, B, RB>(
+    state: StateProj<'_, S::Future, B, RB>,
+    cx: &mut Context<'_>,
+    inner: &mut S,
+    shared: &Shared<P, E>,
+    call: &mut Call<B>,
+) -> Poll<Waited<S, B, RB>>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+    S::Error: Into<BoxError>,
+    P: AuthProvider + 'static,
+    E: AuthProvider + 'static,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    RB: Body + Unpin,
+{
+    let policy = &shared.policy;
+    Poll::Ready(match state {
+        StateProj::FirstCredential { waiting } => {
+            let credential = &mut waiting.as_mut().expect(TAKEN).credential;
+            let given = ready!(Pin::new(credential).poll(cx));
+            let mut first = waiting.take().expect(TAKEN);
+            match given {
+                Ok(credential) => {
+                    let FirstCredential { slot, mut head, body, .. } = *first;
+                    let body = call.begin(policy, slot, credential, &mut head, body);
+                    let request = Request::from_parts(head, body);
+                    Waited::For(State::Attempt { response: call.ledger.enter(|| inner.call(request)) })
+                }
+                Err(error) => match call.turn_to_other(policy, first.slot, error) {
+                    Ok(other) => {
+                        first.slot = other;
+                        first.credential = shared.provider(other).credential(&first.head);
+                        Waited::For(State::FirstCredential { waiting: Some(first) })
+                    }
+                    Err(error) => {
+                        call.fail(policy);
+                        Waited::End(Err(error.into()))
+                    }
+                },
+            }
+        }
+
+        StateProj::Peek { peek } => {
+            let (answer, peeking) = &mut **peek.as_mut().expect(TAKEN);
+            let decision = ready!(answer.poll_decision(cx, policy, peeking));
+            let (mut answer, _) = *peek.take().expect(TAKEN);
+            if call.conclude(shared, &mut answer, decision) {
+                Waited::End(Ok(answer.into_response()))
+            } else {
+                Waited::For(State::Second { second: Some(Box::new(Second::new(answer))) })
+            }
+        }
+
+        StateProj::Second { second } => {
+            let second = second.as_mut().expect(TAKEN);
+            match ready!(second.poll(cx, call, shared, inner)) {
+                Way::Send(request) => {
+                    Waited::For(State::Attempt { response: call.ledger.enter(|| inner.call(request)) })
+                }
+                Way::Back(refused) => Waited::End(Ok(refused.into_response())),
+                Way::Failed(error) => {
+                    call.fail(policy);
+                    Waited::End(Err(error))
+                }
+            }
+        }
+
+        StateProj::Failed { error } => Waited::End(Err(error.take().expect(TAKEN).into())),
+
+        StateProj::Attempt { .. } | StateProj::Done => panic!("`ResponseFuture` polled after it was ready"),
+    })
 }
 
 #[pinned_drop]
