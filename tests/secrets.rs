@@ -235,7 +235,8 @@ async fn no_secret_of_a_user_is_in_any_log_error_or_debug_output_at_trace_level(
     clock.advance(Duration::from_secs(16 * 60));
     let credential = tokens.get(&alice).await.unwrap();
     secrets.push(secret_of(&credential));
-    let stored = store.load("alice").await.unwrap().unwrap();
+    let key = tokens.store_key(&alice);
+    let stored = store.load(&key).await.unwrap().unwrap();
     secrets.push(refresh_token_of(&stored.grant).unwrap());
     show(format!("{credential:?} {stored:?} {tokens:?} {store:?}"));
     coze.revoke_refresh_tokens(&account);
@@ -243,10 +244,10 @@ async fn no_secret_of_a_user_is_in_any_log_error_or_debug_output_at_trace_level(
     show(chain(&tokens.get(&alice).await.unwrap_err().into()));
     let wrong = RedisStore::new(&url.replace("p4ssword", "p4sswordX")).unwrap();
     secrets.push("p4ssword".to_owned());
-    show(chain(&wrong.load("alice").await.unwrap_err().into()));
+    show(chain(&wrong.load(&key).await.unwrap_err().into()));
     server.kill();
     show(chain(&tokens.get(&alice).await.unwrap_err().into()));
-    show(chain(&store.save("alice", &grant, stored.version).await.unwrap_err().into()));
+    show(chain(&store.save(&key, &grant, stored.version).await.unwrap_err().into()));
 
     assert!(
         shown.contains("the user has to authorise again") && shown.contains("cannot be reached"),

@@ -18,7 +18,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use stores::FaultyStore;
+use stores::{FaultyStore, Lie};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_credential_fallback::coze::simulator::{AccountId, Fault, Simulator};
 use tower_credential_fallback::coze::{self, Region};
@@ -35,6 +35,12 @@ use users::{
 
 /// A little over the life of a token of Coze's.
 const OVER: Duration = Duration::from_secs(16 * 60);
+
+/// Under which a [`Scripted`] server's client stores alice's grant.
+const ALICE: &str = "client-1::alice";
+
+/// More than a refresh token is held back after a failure that leaves it open whether it was taken.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// In the last quarter of it.
 const STALE: Duration = Duration::from_secs(12 * 60);
@@ -70,13 +76,18 @@ impl World {
         users(&self.client, &self.store)
     }
 
+    fn key(&self) -> String {
+        self.replica().store_key(&self.alice)
+    }
+
     async fn stored(&self) -> Option<Grant> {
-        self.store.load("alice").await.unwrap().map(|stored| stored.grant)
+        self.store.load(&self.key()).await.unwrap().map(|stored| stored.grant)
     }
 
     async fn replace(&self, grant: &Grant) {
-        let version = self.store.load("alice").await.unwrap().map_or(Version::NONE, |stored| stored.version);
-        self.store.save("alice", grant, version).await.unwrap().expect("nobody else is there");
+        let version =
+            self.store.load(&self.key()).await.unwrap().map_or(Version::NONE, |stored| stored.version);
+        self.store.save(&self.key(), grant, version).await.unwrap().expect("nobody else is there");
     }
 
     fn refreshes(&self) -> u64 {
@@ -132,7 +143,7 @@ async fn a_stale_token_serves_while_another_replica_holds_the_lease_and_an_ended
     let world = World::new().await;
     let replica = world.replica().with_load_timeout(Duration::from_secs(5)).unwrap();
     world.clock.advance(STALE);
-    let lease = world.store.lease("alice", Duration::from_secs(60)).await.unwrap().unwrap();
+    let lease = world.store.lease(&world.key(), Duration::from_secs(60)).await.unwrap().unwrap();
     let first = world.stored().await.unwrap();
     let credential = secret_of(&first.credential().unwrap());
     assert_eq!(token(&replica, &world.alice).await.unwrap(), credential);
@@ -141,7 +152,7 @@ async fn a_stale_token_serves_while_another_replica_holds_the_lease_and_an_ended
     let (waited, ()) = tokio::join!(token(&replica, &world.alice), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(world.refreshes(), 0, "not while another holds the lease");
-        world.store.release("alice", lease).await.unwrap();
+        world.store.release(&world.key(), lease).await.unwrap();
     });
     assert_ne!(waited.unwrap(), credential);
     assert_eq!(world.refreshes(), 1);
@@ -152,9 +163,10 @@ async fn a_lease_that_is_held_for_too_long_is_an_error_of_its_own_kind() {
     let world = World::new().await;
     let replica = world.replica().with_load_timeout(Duration::from_millis(300)).unwrap();
     world.clock.advance(OVER);
-    let _lease = world.store.lease("alice", Duration::from_secs(60)).await.unwrap().unwrap();
+    let _lease = world.store.lease(&world.key(), Duration::from_secs(60)).await.unwrap().unwrap();
     let error = token(&replica, &world.alice).await.unwrap_err();
-    assert!(error.to_string().contains("time limit of 300ms") && !is_store_down(&error), "{error}");
+    assert_eq!(error.to_string(), "this user's token is being refreshed elsewhere, which takes too long");
+    assert!(error.authorize_url().is_none());
     assert_eq!(world.refreshes(), 0);
 }
 
@@ -247,17 +259,50 @@ async fn while_a_new_grant_waits_to_be_saved_no_other_replica_takes_it_for_lost(
 }
 
 #[tokio::test]
-async fn a_mark_that_was_set_without_an_answer_is_taken_back_since_nothing_was_sent() {
+async fn a_mark_that_was_set_though_the_store_said_something_else_is_gone_on_with() {
+    for lie in [Lie::Failed, Lie::Changed] {
+        let world = World::new().await;
+        world.clock.advance(OVER);
+        world.store.lie_about_next_save(lie);
+        let replica = world.replica();
+        assert!(token(&replica, &world.alice).await.is_ok(), "{lie:?}");
+        assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), replica.lost()), (1, 0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_mark_that_was_set_before_the_store_went_down_is_taken_back_since_nothing_was_sent() {
     let world = World::new().await;
     world.clock.advance(OVER);
-    world.store.swallow_next_answer_to_a_save();
+    world.store.lie_about_next_save(Lie::FailedAndDown);
     let sent = world.coze.request_count();
     let error = token(&world.replica(), &world.alice).await.unwrap_err();
     assert!(is_store_down(&error) && world.coze.request_count() == sent, "{error}");
+    world.store.set_down(false);
     // Behind the caller's back, and others wait for it.
     let other = world.replica();
     assert!(token(&other, &world.alice).await.is_ok());
     assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), other.lost()), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_arrives_late_stays_out_for_ever() {
+    let server = Scripted::default();
+    let client = server.client(scripted_config(), |_| async { granted("2") });
+    let store = Arc::new(FaultyStore::default());
+    store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
+    store.lie_about_next_save(Lie::Late);
+    assert!(is_store_down(&token(&users(&client, &store), &UserId::new("alice")).await.unwrap_err()));
+    // The one who sent it has seen to it by the time that its lease is free.
+    let free = async {
+        while store.lease(ALICE, OVER).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), free).await.unwrap();
+    assert_eq!(store.apply_late_save().await, None);
+    assert!(!is_marked(&store.load(ALICE).await.unwrap().unwrap().grant));
+    assert_eq!(server.posted().len(), 0);
 }
 
 #[tokio::test]
@@ -321,7 +366,6 @@ fn a_process_that_settles_before_it_ends_cuts_no_refresh_off() {
         let process = runtime();
         process.block_on(async {
             let replica = world.replica();
-            replica.settle().await;
             let cut = tokio::time::timeout(Duration::from_millis(100), token(&replica, &world.alice)).await;
             assert!(cut.is_err());
             if settles {
@@ -330,8 +374,7 @@ fn a_process_that_settles_before_it_ends_cuts_no_refresh_off() {
         });
         drop(process);
         let grant = servers.block_on(world.stored()).unwrap();
-        let grant: Value = serde_json::from_slice(&grant.to_bytes()).unwrap();
-        assert_eq!(grant.get("being_spent_by").is_none(), settles, "{settles}");
+        assert_eq!(is_marked(&grant), !settles, "{settles}");
         world.clock.advance(OVER);
     }
 }
@@ -364,18 +407,27 @@ async fn a_refused_grant_that_was_replaced_meanwhile_is_tried_once_more() {
         async move {
             if posted["refresh_token"] == "r-1" {
                 // In the middle of it the user signs in again, on another replica.
-                let version = store.load("alice").await.unwrap().unwrap().version;
-                store.save("alice", &ended("2"), version).await.unwrap().unwrap();
+                let version = store.load(ALICE).await.unwrap().unwrap().version;
+                store.save(ALICE, &ended("2"), version).await.unwrap().unwrap();
                 return users::error("invalid_grant");
             }
             Some((200, json!({ "access_token": "a-3", "refresh_token": "r-3", "expires_in": 900 })))
         }
     });
-    store.save("alice", &ended("1"), Version::NONE).await.unwrap();
+    store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
     let tokens = users(&client, &store);
     assert_eq!(token(&tokens, &UserId::new("alice")).await.unwrap(), "a-3");
     let posted: Vec<Value> = server.posted().iter().map(|posted| posted["refresh_token"].clone()).collect();
     assert_eq!(posted, ["r-1", "r-2"], "each once");
+}
+
+fn granted(name: &str) -> users::Script {
+    let (access, refresh) = (format!("a-{name}"), format!("r-{name}"));
+    Some((200, json!({ "access_token": access, "refresh_token": refresh, "expires_in": 900 })))
+}
+
+fn is_marked(grant: &Grant) -> bool {
+    serde_json::from_slice::<Value>(&grant.to_bytes()).unwrap().get("being_spent_by").is_some()
 }
 
 /// A grant whose access token has ended.
@@ -398,7 +450,11 @@ async fn a_server_that_fails_spends_nothing_and_is_asked_again_later() {
         );
         world.coze.clear_faults();
         let replica = world.replica();
-        assert!(token(&replica, &world.alice).await.is_ok());
+        let sent = world.coze.request_count();
+        assert!(token(&replica, &world.alice).await.unwrap_err().authorize_url().is_none());
+        assert_eq!(world.coze.request_count(), sent, "no replica asks at once");
+        world.clock.advance(PAUSE);
+        assert!(token(&world.replica(), &world.alice).await.is_ok());
         assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), replica.lost()), (1, 0, 0));
     }
 }
@@ -529,10 +585,10 @@ async fn after_the_move_the_new_grant_serves_or_the_refusal_comes_back_with_wher
     let (person, enterprise) = (coze.create_account(), coze.create_enterprise());
     let workspace = coze.create_workspace(&person);
     let bot = coze.create_bot(&workspace);
-    // Two apps, and a store for each: an account's grants are its own.
+    // Two apps, and one store: an account's grants are its own.
     let (old_client, new_client) = (web_app(&coze, &clock), web_app(&coze, &clock));
-    let old = users(&old_client, &Arc::new(MemoryStore::new()));
-    let new = users(&new_client, &Arc::new(MemoryStore::new()));
+    let store = Arc::new(MemoryStore::new());
+    let (old, new) = (users(&old_client, &store), users(&new_client, &store));
     let alice = UserId::new("alice");
     old.sign_in(&alice, &log_in(&old_client, &person).await).await.unwrap();
 
@@ -724,8 +780,11 @@ async fn the_http_client_is_the_only_thing_that_knows_the_network() {
     let world = World::new().await;
     let before = world.stored().await.unwrap();
     world.clock.advance(OVER);
-    let nowhere =
-        coze::user_app(&Region::custom("http://127.0.0.1:9").unwrap(), "x").with_clock(world.clock.clone());
+    let nowhere = coze::user_app(
+        &Region::custom("http://127.0.0.1:9").unwrap(),
+        world.key().split(':').next().unwrap(),
+    )
+    .with_clock(world.clock.clone());
     let client = OAuthClient::new(http_client(), nowhere).unwrap();
     let error = token(&users(&client, &world.store), &world.alice).await.unwrap_err();
     assert!(error.to_string().contains("could not be reached"), "{error}");
