@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use oauth2::RefreshToken;
+
 use super::UserId;
 use crate::credential::Credential;
-use crate::store::Version;
 
 pub(super) struct Person {
     pub(super) user: UserId,
@@ -19,8 +20,8 @@ pub(super) struct Person {
 struct Notes {
     /// The access token that the API refused, if it is the one in use.
     refused: Option<Credential>,
-    /// What was stored when a refresh failed last.
-    failed_with: Option<Version>,
+    /// The refresh token that was stored when the last call failed. Not its version: the refresh changes that.
+    failed_with: Option<RefreshToken>,
     /// The token at hand, by which a refusal is found to be this user's.
     generation: Option<u64>,
 }
@@ -40,12 +41,12 @@ impl Person {
     }
 
     /// `None`: not known, or nothing failed.
-    pub(super) fn set_failed_with(&self, version: Option<Version>) {
-        self.notes().failed_with = version;
+    pub(super) fn set_failed_with(&self, token: Option<&RefreshToken>) {
+        self.notes().failed_with = token.cloned();
     }
 
-    pub(super) fn failed_with(&self) -> Option<Version> {
-        self.notes().failed_with
+    pub(super) fn failed_with(&self) -> Option<RefreshToken> {
+        self.notes().failed_with.clone()
     }
 
     /// From now on this one is the user's token, and the one before is nobody's: what is said of it comes too late.

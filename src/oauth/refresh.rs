@@ -111,7 +111,7 @@ impl Refresher {
         let limit = self.settings.load_timeout;
         let give_up = Instant::now() + limit.saturating_sub(TOLD_BEFORE.min(limit / 10));
         loop {
-            let Stored { grant, version, .. } = self.load(&person.key).await?.ok_or(Failure::Ask(None))?;
+            let Stored { grant, .. } = self.load(&person.key).await?.ok_or(Failure::Ask(None))?;
             let now = self.now();
             let valid = self.usable(&grant, person);
             let held_back = grant.held_back(now);
@@ -124,6 +124,7 @@ impl Refresher {
                 return Err(Failure::Ask(None));
             }
             if let Some((held_back, left)) = held_back {
+                person.set_failed_with(grant.refresh_token());
                 return Err(if held_back.is_refused {
                     Failure::Ask(None)
                 } else {
@@ -146,7 +147,7 @@ impl Refresher {
                 // Still good: nobody has to wait, or to fail.
                 (_, Some(credential)) => return Ok(credential),
                 (Err(failure), None) => {
-                    person.set_failed_with(Some(version));
+                    person.set_failed_with(grant.refresh_token());
                     return Err(failure);
                 }
                 (Ok(None), None) => {

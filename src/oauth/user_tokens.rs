@@ -289,7 +289,8 @@ impl UserTokens {
     /// Whether there is another grant now than the one with which a refresh has failed.
     async fn has_changed(&self, person: &Person) -> bool {
         let Some(failed) = person.failed_with() else { return false };
-        matches!(self.version(&person.key).await, Ok(Some(now)) if now != failed)
+        let found = self.settings().store.load(&person.key).await;
+        matches!(found, Ok(Some(now)) if now.grant.refresh_token() != Some(&failed))
     }
 
     /// Begins no more refreshes, for ever, and waits until none is under way here. To be awaited when the process is about

@@ -97,6 +97,10 @@ pub struct FaultyStore {
     /// Down for saves alone, after so many more.
     saves_left: AtomicU64,
     is_counting_saves: AtomicBool,
+    /// Down for deletions alone, after so many more.
+    deletes_left: Mutex<Option<u64>>,
+    is_unreadable: AtomicBool,
+    save_time: Mutex<Duration>,
     next_save: Mutex<Option<Lie>>,
     late: Mutex<Option<(String, Grant, Version)>>,
 }
@@ -125,6 +129,20 @@ impl FaultyStore {
         self.is_counting_saves.store(saves.is_some(), Ordering::SeqCst);
     }
 
+    /// As saves.
+    pub fn set_deletes_left(&self, deletes: Option<u64>) {
+        *self.deletes_left.lock().unwrap() = deletes;
+    }
+
+    /// What is there cannot be read.
+    pub fn set_unreadable(&self, is_unreadable: bool) {
+        self.is_unreadable.store(is_unreadable, Ordering::SeqCst);
+    }
+
+    pub fn set_save_time(&self, time: Duration) {
+        *self.save_time.lock().unwrap() = time;
+    }
+
     pub fn lie_about_next_save(&self, lie: Lie) {
         *self.next_save.lock().unwrap() = Some(lie);
     }
@@ -151,7 +169,12 @@ impl TokenStore for FaultyStore {
     fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
             self.check()?;
-            self.inner.load(key).await
+            match self.inner.load(key).await? {
+                Some(stored) if self.is_unreadable.load(Ordering::SeqCst) => {
+                    Err(StoreError::unreadable(stored.version))
+                }
+                stored => Ok(stored),
+            }
         })
     }
 
@@ -163,6 +186,8 @@ impl TokenStore for FaultyStore {
     ) -> StoreFuture<'a, Option<Version>> {
         Box::pin(async move {
             self.check_save()?;
+            let time = *self.save_time.lock().unwrap();
+            tokio::time::sleep(time).await;
             let lie = self.next_save.lock().unwrap().take();
             if lie == Some(Lie::Late) {
                 *self.late.lock().unwrap() = Some((key.to_owned(), grant.clone(), expected));
@@ -197,6 +222,9 @@ impl TokenStore for FaultyStore {
     fn delete<'a>(&'a self, key: &'a str, expected: Version) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.check()?;
+            if let Some(left) = self.deletes_left.lock().unwrap().as_mut() {
+                *left = left.checked_sub(1).ok_or_else(|| StoreError::unavailable("no route"))?;
+            }
             self.inner.delete(key, expected).await
         })
     }
