@@ -183,6 +183,8 @@ impl Scripted {
 /// A config for a [`Scripted`] server.
 pub fn scripted_config() -> OAuthConfig {
     OAuthConfig::new("client-1", "http://127.0.0.1/token")
+        .with_authorize_url("http://127.0.0.1/authorize")
+        .with_redirect_uri(CALLBACK)
         .with_device_url("http://127.0.0.1/device")
         .with_request_style(tower_credential_fallback::RequestStyle::BearerJson)
 }
