@@ -181,7 +181,7 @@ async fn grants_and_leases_end_by_themselves_and_prefixes_keep_apps_apart() {
     let mut raw = raw(&server).await;
     let month: i64 = raw.ttl("one:{alice}:grant").await.unwrap();
     assert!(((31 * 24 * 3600 - 60)..=31 * 24 * 3600).contains(&month), "{month}");
-    let short = one.with_ttl(Duration::from_millis(30));
+    let short = one.with_ttl(Duration::from_millis(30)).unwrap();
     short.save("bob", &grant("1"), Version::NONE).await.unwrap().unwrap();
     while short.load("bob").await.unwrap().is_some() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -234,7 +234,7 @@ async fn a_redis_that_is_away_or_does_not_answer_is_an_error_in_time_and_one_tha
     // Nobody answers at this port.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}/", silent.local_addr().unwrap());
-    let mute = RedisStore::new(&url).unwrap().with_timeout(Duration::from_millis(200));
+    let mute = RedisStore::new(&url).unwrap().with_timeout(Duration::from_millis(200)).unwrap();
     assert!(mute.load("alice").await.unwrap_err().is_unavailable());
 }
 

@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::Script;
-
+use super::question::Script;
 use super::{RedisStore, milliseconds};
 use crate::oauth::Grant;
 use crate::store::{Lease, StoreError, StoreFuture, Stored, TokenStore, Version};
