@@ -4,14 +4,16 @@
 //! `REDIS_URL=redis://127.0.0.1/ cargo run --example web_backend --features redis,simulator`, and follow what it says.
 //! Without `REDIS_URL`, tokens are kept in memory.
 //!
-//! What a real one does differently: `/enter` asks for a password, and cookies are `Secure`.
+//! A login belongs to the browser, the user and the account that began it, and forms of other sites are refused. What a
+//! real one adds: `/enter` asks for a password, sessions end, and it is served over HTTPS, which makes its cookies
+//! `__Host-` and `Secure`.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Form, FromRef, Path, Query, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{Request, StatusCode, Uri};
+use axum::http::{Request, StatusCode, Uri, uri::PathAndQuery};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::{Router, routing::get};
 use axum_extra::extract::PrivateCookieJar;
@@ -20,7 +22,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tower::{ServiceBuilder, ServiceExt};
@@ -29,6 +31,7 @@ use tower_credential_fallback::coze::{self, Region};
 use tower_credential_fallback::oauth::{Login, OAuthClient, UserId, UserTokens};
 use tower_credential_fallback::store::{MemoryStore, RedisStore, TokenStore};
 use tower_credential_fallback::{BoxError, CredentialFallback, Error, NoReplay, Outcome, ReplayBody, Slot};
+use tower_http::csrf::CsrfLayer;
 
 type Coze = CredentialFallback<Client<HttpConnector, ReplayBody<Full<Bytes>>>, UserTokens, UserTokens>;
 
@@ -59,6 +62,7 @@ struct App {
     chat_url: Uri,
     personal: (OAuthClient, UserTokens),
     enterprise: (OAuthClient, UserTokens),
+    cookies: Cookies,
     key: Key,
 }
 
@@ -86,12 +90,16 @@ pub(crate) fn backend(setup: Setup) -> Result<Router, BoxError> {
     let layer = coze::layer(&region, personal.1.clone(), enterprise.1.clone())?;
     let coze = ServiceBuilder::new().layer(layer).service(Client::builder(TokioExecutor::new()).build_http());
     let chat_url = format!("{}/v3/chat", region.base_url()).parse()?;
+    let cookies = Cookies { is_secure: public_url.starts_with("https:") };
+    let csrf = CsrfLayer::new().add_trusted_origin(&public_url)?;
     Ok(Router::new()
         .route("/enter", get(enter_page).post(enter))
-        .route("/chat", get(chat))
+        .route("/chat", get(chat_page).post(chat))
         .route("/login/{account}", get(login))
         .route("/callback/{account}", get(callback))
-        .with_state(App { coze, chat_url, personal, enterprise, key }))
+        .with_state(App { coze, chat_url, personal, enterprise, cookies, key })
+        // What acts is a POST, and comes from a page of ours.
+        .layer(csrf))
 }
 
 /// What goes wrong, as a page.
@@ -103,29 +111,70 @@ impl IntoResponse for Failed {
     }
 }
 
-/// Who uses this browser.
-const SESSION: &str = "session";
+/// What is kept in a browser, sealed with the application's key: it can neither read nor make one.
+#[derive(Clone, Copy)]
+struct Cookies {
+    /// Whether browsers come over HTTPS: then nobody on the way, and no other host, can plant one.
+    is_secure: bool,
+}
 
-/// What was asked before a login came between.
-const ASKED: &str = "asked";
+#[derive(Clone, Copy)]
+enum Kept {
+    /// Who uses this browser.
+    Session,
+    /// What was asked before a login came between.
+    Asked,
+    /// A login that has begun.
+    Login,
+}
 
-/// A login that has begun.
-const LOGIN: &str = "login";
+impl Cookies {
+    fn name(self, kept: Kept) -> &'static str {
+        match (kept, self.is_secure) {
+            (Kept::Session, false) => "session",
+            (Kept::Session, true) => "__Host-session",
+            (Kept::Asked, false) => "asked",
+            (Kept::Asked, true) => "__Host-asked",
+            (Kept::Login, false) => "login",
+            (Kept::Login, true) => "__Host-login",
+        }
+    }
 
-/// Sealed with the application's key: the browser can neither read nor make one.
-fn cookie(name: &'static str, value: String) -> Cookie<'static> {
-    Cookie::build((name, value)).http_only(true).same_site(SameSite::Lax).path("/").build()
+    fn make(self, kept: Kept, value: String) -> Cookie<'static> {
+        Cookie::build((self.name(kept), value))
+            .http_only(true)
+            .same_site(SameSite::Lax)
+            .secure(self.is_secure)
+            .path("/")
+            .build()
+    }
+
+    fn read(self, jar: &PrivateCookieJar, kept: Kept) -> Option<String> {
+        jar.get(self.name(kept)).map(|cookie| cookie.value().to_owned())
+    }
+
+    fn remove(self, jar: PrivateCookieJar, kept: Kept) -> PrivateCookieJar {
+        jar.remove(self.make(kept, String::new()))
+    }
+
+    /// Back to what was asked.
+    fn back(self, jar: PrivateCookieJar) -> Response {
+        let to = self.read(&jar, Kept::Asked).unwrap_or_else(|| "/enter".to_owned());
+        (self.remove(jar, Kept::Asked), Redirect::to(&to)).into_response()
+    }
+}
+
+/// A login, and whose it is: finished by another user or for another account, it would be filed under a wrong name.
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    user: String,
+    account: String,
+    login: Login,
 }
 
 /// What OAuth's own redirects are: 302.
 fn found(to: &str) -> impl IntoResponse {
     (StatusCode::FOUND, [(LOCATION, to.to_owned())])
-}
-
-/// Back to what was asked.
-fn back(jar: PrivateCookieJar) -> Response {
-    let to = jar.get(ASKED).map_or_else(|| "/enter".to_owned(), |asked| asked.value().to_owned());
-    (jar.remove(cookie(ASKED, String::new())), Redirect::to(&to)).into_response()
 }
 
 async fn enter_page() -> Html<&'static str> {
@@ -138,14 +187,25 @@ struct Entered {
 }
 
 /// Stands in for the application's own login.
-async fn enter(jar: PrivateCookieJar, Form(Entered { user }): Form<Entered>) -> Response {
-    back(jar.add(cookie(SESSION, user)))
+async fn enter(
+    State(App { cookies, .. }): State<App>,
+    jar: PrivateCookieJar,
+    Form(Entered { user }): Form<Entered>,
+) -> Response {
+    // Whoever was here before has nothing to finish any more.
+    let jar = cookies.remove(jar, Kept::Login);
+    cookies.back(jar.add(cookies.make(Kept::Session, user)))
 }
 
 #[derive(Deserialize)]
 struct Question {
     bot: String,
     text: String,
+}
+
+/// The question is in the page's own address: the form has only to be sent.
+async fn chat_page() -> Html<&'static str> {
+    Html("<form method=post><button>Ask</button></form>")
 }
 
 /// Asks a bot, on behalf of the user whose session this is. The answer streams through.
@@ -155,11 +215,13 @@ async fn chat(
     uri: Uri,
     Query(Question { bot, text }): Query<Question>,
 ) -> Result<Response, Failed> {
-    let asked = cookie(ASKED, uri.to_string());
-    let Some(session) = jar.get(SESSION) else {
+    // Without scheme and host, so that the way back leads nowhere else.
+    let asked = uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
+    let asked = app.cookies.make(Kept::Asked, asked);
+    let Some(user) = app.cookies.read(&jar, Kept::Session) else {
         return Ok((jar.add(asked), found("/enter")).into_response());
     };
-    let user = UserId::new(session.value());
+    let user = UserId::new(user);
     let question = serde_json::json!({
         "bot_id": bot, "user_id": user.as_str(), "stream": true,
         "additional_messages": [{ "role": "user", "content": text, "content_type": "text" }],
@@ -184,8 +246,8 @@ async fn chat(
         .map_err(|error| Failed(StatusCode::BAD_GATEWAY, error.to_string()))
 }
 
-/// The refusal says so, if the old grant is refused and there is no new one; and the error, if there is none at all: then
-/// the personal account comes first, since that is where everything is until it moves.
+/// The refusal says so, if one grant is refused and there is no other; and the error, if there is none at all: then the
+/// first account of those that were asked. Once the old credential is retired, that is the enterprise alone.
 fn where_to_authorise<B>(answered: &Result<Response<B>, BoxError>) -> Option<String> {
     match answered {
         Ok(response) => match Outcome::of(response).no_replay()? {
@@ -193,8 +255,9 @@ fn where_to_authorise<B>(answered: &Result<Response<B>, BoxError>) -> Option<Str
             _ => None,
         },
         Err(error) => {
-            let cause = error.downcast_ref::<Error>()?.credential_error(Slot::Primary)?;
-            cause.authorize_url().map(str::to_owned)
+            let error = error.downcast_ref::<Error>()?;
+            let causes = [Slot::Primary, Slot::Fallback].map(|slot| error.credential_error(slot));
+            causes.into_iter().flatten().find_map(|cause| cause.authorize_url()).map(str::to_owned)
         }
     }
 }
@@ -216,9 +279,12 @@ async fn login(
     jar: PrivateCookieJar,
 ) -> Result<Response, Failed> {
     let failed = |error: &dyn std::fmt::Display| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    let Some(user) = app.cookies.read(&jar, Kept::Session) else {
+        return Ok(found("/enter").into_response());
+    };
     let (url, login) = app.account(&account)?.0.authorize().map_err(|error| failed(&error))?;
-    let login = serde_json::to_string(&login).map_err(|error| failed(&error))?;
-    Ok((jar.add(cookie(LOGIN, login)), found(&url)).into_response())
+    let begun = serde_json::to_string(&Begun { user, account, login }).map_err(|error| failed(&error))?;
+    Ok((jar.add(app.cookies.make(Kept::Login, begun)), found(&url)).into_response())
 }
 
 #[derive(Deserialize)]
@@ -227,24 +293,43 @@ struct Callback {
     code: Option<String>,
 }
 
-/// Back from Coze's page.
+/// Back from Coze's page. However that ends, the login is over.
 async fn callback(
     State(app): State<App>,
     Path(account): Path<String>,
     jar: PrivateCookieJar,
-    Query(Callback { state, code }): Query<Callback>,
-) -> Result<Response, Failed> {
-    let (client, tokens) = app.account(&account)?;
+    Query(callback): Query<Callback>,
+) -> Response {
+    let session = app.cookies.read(&jar, Kept::Session);
+    let begun = app.cookies.read(&jar, Kept::Login);
+    let jar = app.cookies.remove(jar, Kept::Login);
+    match finish(&app, &account, session, begun, callback).await {
+        Ok(()) => app.cookies.back(jar),
+        Err(failed) => (jar, failed).into_response(),
+    }
+}
+
+async fn finish(
+    app: &App,
+    account: &str,
+    session: Option<String>,
+    begun: Option<String>,
+    Callback { state, code }: Callback,
+) -> Result<(), Failed> {
+    let (client, tokens) = app.account(account)?;
     let bad = |what: &str| Failed(StatusCode::BAD_REQUEST, what.to_owned());
-    let session = jar.get(SESSION).ok_or_else(|| bad("nobody has entered here"))?;
-    let login = jar.get(LOGIN).and_then(|login| serde_json::from_str::<Login>(login.value()).ok());
-    let login = login.ok_or_else(|| bad("no login was begun in this browser"))?;
+    let session = session.ok_or_else(|| bad("nobody has entered here"))?;
+    let begun = begun.and_then(|begun| serde_json::from_str::<Begun>(&begun).ok());
+    let begun = begun.ok_or_else(|| bad("no login was begun in this browser"))?;
+    if begun.user != session || begun.account != account {
+        return Err(bad("this login was begun by another user, or for another account"));
+    }
     let code =
         code.ok_or_else(|| Failed(StatusCode::FORBIDDEN, "Coze was not allowed to let us in".to_owned()))?;
-    let grant = client.finish(login, &state, &code).await.map_err(|error| bad(&error.to_string()))?;
-    let kept = tokens.sign_in(&UserId::new(session.value()), &grant).await;
+    let grant = client.finish(begun.login, &state, &code).await.map_err(|error| bad(&error.to_string()))?;
+    let kept = tokens.sign_in(&UserId::new(session), &grant).await;
     kept.map_err(|error| Failed(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    Ok(back(jar.remove(cookie(LOGIN, String::new()))))
+    Ok(())
 }
 
 /// A Coze on loopback, and two replicas in front of it.
