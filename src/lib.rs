@@ -91,6 +91,8 @@ mod future;
 pub mod guide;
 mod handle;
 mod headers;
+#[cfg(feature = "jwt")]
+mod hex;
 mod layer;
 mod ledger;
 #[cfg(feature = "oauth")]

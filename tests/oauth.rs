@@ -67,9 +67,10 @@ async fn a_login_in_a_browser_ends_in_a_grant_for_that_users_account() {
 async fn an_app_without_a_secret_proves_its_login_with_pkce() {
     let coze = Simulator::start().await.unwrap();
     let alice = coze.create_account();
+    let app = coze.create_public_app();
+    coze.register_redirect_uri(&app, CALLBACK);
     let config =
-        coze::user_app(&Region::custom(coze.base_url()).unwrap(), coze.create_public_app().client_id)
-            .with_redirect_uri(CALLBACK);
+        coze::user_app(&Region::custom(coze.base_url()).unwrap(), app.client_id).with_redirect_uri(CALLBACK);
     let client = OAuthClient::new(http_client(), config).unwrap();
     let (url, login) = client.authorize().unwrap();
     assert_eq!(query_of(&url)["code_challenge_method"], "S256");
@@ -138,6 +139,7 @@ async fn one_workspace_alone_can_be_asked_for_in_a_browser_and_on_a_device() {
     let alice = coze.create_account();
     let workspace = coze.create_workspace(&alice);
     let app = coze.create_public_app();
+    coze.register_redirect_uri(&app, CALLBACK);
     let region = Region::custom(coze.base_url()).unwrap();
     let config = coze::workspace_user_app(&region, &app.client_id, &workspace.to_string()).unwrap();
     let client = OAuthClient::new(http_client(), config.with_redirect_uri(CALLBACK)).unwrap();
@@ -171,7 +173,7 @@ async fn a_device_gets_its_grant_once_its_code_was_entered() {
     for allow in [true, false] {
         let device = client.start_device().await.unwrap();
         assert!(
-            device.verification_uri().starts_with("https://")
+            device.verification_uri().starts_with(coze.base_url())
                 && device.time_left() > Duration::from_secs(290)
         );
         let polled = coze.request_count();

@@ -190,6 +190,7 @@ async fn no_secret_of_a_user_is_in_any_log_error_or_debug_output_at_trace_level(
     let coze = Simulator::start_with(Settings::default().with_device_interval(1)).await.unwrap();
     let account = coze.create_account();
     let (app, clock) = (coze.create_web_app(), TestClock::default());
+    coze.register_redirect_uri(&app, users::CALLBACK);
     secrets.push(app.client_secret.clone().unwrap());
     let config = coze::user_app(&Region::custom(coze.base_url()).unwrap(), &app.client_id)
         .with_client_secret(app.client_secret.clone().unwrap())

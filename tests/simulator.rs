@@ -6,13 +6,19 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use support::{HyperClient, PROTOCOLS, Protocol, hyper_client};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tower::{Layer, Service, ServiceExt};
-use tower_credential_fallback::coze::simulator::{AccountId, Fault, OAuthApp, Refusal, Settings, Simulator};
+use tower_credential_fallback::coze::simulator::{
+    AccountId, Fault, OAuthApp, Refusal, Settings, Simulator, WebSocketRefusal,
+};
 use tower_credential_fallback::coze::{self, Region};
 use tower_credential_fallback::{
     BoxError, Credential, CredentialFallback, NoReplay, Outcome, RejectionKind, ReplayBody, Slot,
@@ -32,6 +38,19 @@ struct Answer {
 }
 
 impl Answer {
+    async fn of<B: http_body::Body<Error: std::fmt::Debug>>(response: http::Response<B>) -> Self {
+        let attempts = Outcome::of(&response).attempts().count();
+        let content_type =
+            response.headers().get("content-type").map_or("", |value| value.to_str().unwrap()).to_owned();
+        let status = response.status().as_u16();
+        Self {
+            status,
+            content_type,
+            body: response.into_body().collect().await.unwrap().to_bytes(),
+            attempts,
+        }
+    }
+
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
@@ -48,12 +67,7 @@ where
     B: http_body::Body,
     B::Error: std::fmt::Debug,
 {
-    let response = client.oneshot(request).await.map_err(Into::into).unwrap();
-    let attempts = Outcome::of(&response).attempts().count();
-    let content_type =
-        response.headers().get("content-type").map_or("", |value| value.to_str().unwrap()).to_owned();
-    let status = response.status().as_u16();
-    Answer { status, content_type, body: response.into_body().collect().await.unwrap().to_bytes(), attempts }
+    Answer::of(client.oneshot(request).await.map_err(Into::into).unwrap()).await
 }
 
 fn post(coze: &Simulator, token: &str, path: &str, body: &Value) -> Request<Full<Bytes>> {
@@ -350,6 +364,21 @@ async fn an_assertion_is_checked_in_every_part_and_works_once() {
 }
 
 #[tokio::test]
+async fn through_a_gateway_an_assertion_names_the_cloud_if_it_is_told_to() {
+    use tower_credential_fallback::JwtBearer;
+    // The cloud behind a gateway, which is what 127.0.0.1 is here.
+    let w = world_with(Settings::default().with_audience("api.coze.cn")).await;
+    let (_, ours) = oauth(&w);
+    let mint = async |app: coze::OAuthApp| {
+        let provider = JwtBearer::new(plain(), app.account_grant(w.person.as_str()).unwrap()).unwrap();
+        provider.cache().get().await
+    };
+    let refused = mint(ours.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("aud"), "{refused}");
+    mint(ours.with_audience("api.coze.cn")).await.unwrap();
+}
+
+#[tokio::test]
 async fn malformed_token_answers_leave_the_other_credential_and_say_what_was_wrong() {
     let w = world().await;
     let cases: [(Fault, &str); 7] = [
@@ -427,6 +456,73 @@ async fn faults_strike_where_and_as_often_as_said_and_are_never_a_reason_for_the
     assert_eq!(read, [(None, false), (Some(w.enterprise.clone()), true)]);
 }
 
+type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+
+/// The type of the next event, and its code if it is an error.
+async fn next_event(socket: Option<Socket>) -> (String, Option<i64>) {
+    let event = socket.expect("an open socket").next().await.unwrap().unwrap();
+    let event: Value = serde_json::from_str(event.to_text().unwrap()).unwrap();
+    (event["event_type"].as_str().unwrap().to_owned(), event["data"]["code"].as_i64())
+}
+
+/// The answer to a WebSocket's handshake, and the socket if that was accepted.
+async fn open_socket<S, B>(client: S, coze: &Simulator, token: &str, bot: &str) -> (Answer, Option<Socket>)
+where
+    S: Service<Request<Full<Bytes>>, Response = http::Response<B>>,
+    S::Error: Into<BoxError>,
+    B: http_body::Body,
+    B::Error: std::fmt::Debug,
+{
+    let request = Request::get(format!("{}/v1/chat?bot_id={bot}", coze.base_url()))
+        .header("authorization", format!("Bearer {token}"))
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .body(Full::default())
+        .unwrap();
+    let mut response = client.oneshot(request).await.map_err(Into::into).unwrap();
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return (Answer::of(response).await, None);
+    }
+    let upgraded = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+    let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+    (Answer::of(response).await, Some(socket))
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_refused_at_its_handshake_is_opened_with_the_other_credential() {
+    let w = world().await;
+    let created = ("chat.created".to_owned(), None);
+    let (open, socket) = open_socket(plain(), &w.coze, &w.old, &w.bot).await;
+    assert_eq!((open.status, next_event(socket).await), (101, created.clone()));
+    w.coze.move_workspace(&w.workspace, &w.enterprise);
+    for (token, code) in [(w.old.as_str(), 4101), ("nonsense", 4100)] {
+        let (refused, _) = open_socket(plain(), &w.coze, token, &w.bot).await;
+        assert_eq!((refused.status, refused.code()), (403, Some(code)));
+    }
+    let (open, socket) = open_socket(w.client(Protocol::Http1), &w.coze, "", &w.bot).await;
+    assert_eq!((open.status, open.attempts, next_event(socket).await), (101, 2, created));
+
+    let settings = Settings::default().with_websocket_refusal(WebSocketRefusal::Handshake(401));
+    let w = world_with(settings).await;
+    assert_eq!(open_socket(plain(), &w.coze, "nonsense", &w.bot).await.0.status, 401);
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_refused_by_an_event_is_past_what_the_layer_sees() {
+    let w = world_with(Settings::default().with_websocket_refusal(WebSocketRefusal::Event)).await;
+    w.coze.move_workspace(&w.workspace, &w.enterprise);
+    let client = w.client(Protocol::Http1);
+    let (open, socket) = open_socket(client.clone(), &w.coze, "", &w.bot).await;
+    assert_eq!((open.status, open.attempts), (101, 1));
+    assert_eq!(next_event(socket).await, ("error".to_owned(), Some(4101)));
+    // What is learnt from a plain call to the same bot serves its socket too.
+    send(client.clone(), get(&w.coze, "", &format!("/v1/bots/{}", w.bot))).await;
+    let (_, socket) = open_socket(client, &w.coze, "", &w.bot).await;
+    assert_eq!(next_event(socket).await.0, "chat.created");
+}
+
 #[tokio::test]
 async fn the_record_tells_every_request_and_no_secret() {
     let w = world_with(Settings::default().with_record_capacity(2)).await;
@@ -449,11 +545,17 @@ async fn dropping_the_simulator_closes_it_and_its_connections() {
     let client = plain();
     let request = get(&w.coze, &w.old, "/v1/workspaces");
     send(client.clone(), request.clone()).await;
+    let (_, socket) = open_socket(plain(), &w.coze, &w.old, &w.bot).await;
+    let mut socket = socket.unwrap();
+    assert!(socket.next().await.unwrap().unwrap().is_text());
     w.coze.inject(Fault::hang());
     let hanging = tokio::spawn(client.oneshot(request.clone()));
     tokio::task::yield_now().await;
     drop(w.coze);
     assert!(hanging.await.unwrap().is_err());
+    while let Some(message) = socket.next().await {
+        assert!(message.is_err() || message.unwrap().is_close(), "nothing more comes");
+    }
     assert!(plain().oneshot(request).await.is_err());
 }
 

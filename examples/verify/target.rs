@@ -94,7 +94,7 @@ impl Target {
 
     fn new(region: &Region, primary: Provider, fallback: Provider) -> Result<Self, BoxError> {
         Ok(Self {
-            base_url: region.base_url().trim_end_matches('/').to_owned(),
+            base_url: region.base_url(),
             client: coze::layer(region, primary, fallback)?.layer(http()?),
             variables: HashMap::new(),
             _simulator: None,

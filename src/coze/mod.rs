@@ -74,3 +74,8 @@ pub fn layer<P: AuthProvider, E: AuthProvider>(
         .with_resource_key(CozeResource::new())
         .with_origins(region.origins()))
 }
+
+/// What accounts' UIDs and the IDs of workspaces, bots and the like are made of.
+fn is_digits(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())
+}

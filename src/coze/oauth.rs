@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Region, layer};
+use super::{Region, is_digits, layer};
 use crate::error::Error;
 use crate::layer::CredentialFallbackLayer;
 use crate::provider::{ExpiresIn, HttpClient, JwtBearer, JwtGrant, JwtKey, RequestStyle};
@@ -23,6 +23,8 @@ pub struct OAuthApp {
     region: Region,
     client_id: String,
     key: JwtKey,
+    /// `None`: the region's host.
+    audience: Option<String>,
     claims: Vec<(&'static str, Value)>,
     parameters: Vec<(&'static str, Value)>,
 }
@@ -46,7 +48,7 @@ impl OAuthApp {
             return Err(Error::config("client_id", "expected the app's ID, as Coze shows it"));
         }
         let key = JwtKey::from_rsa_pem(key_id, private_key)?;
-        Ok(Self { region, client_id, key, claims: Vec::new(), parameters: Vec::new() })
+        Ok(Self { region, client_id, key, audience: None, claims: Vec::new(), parameters: Vec::new() })
     }
 
     /// How long a token is to live: 1 second to 86,399. Default: what Coze takes, 900 seconds.
@@ -60,6 +62,14 @@ impl OAuthApp {
         }
         self.parameters.push(("duration_seconds", json!(duration.as_secs())));
         Ok(self)
+    }
+
+    /// Whom an assertion is for (`aud`). Default: the host of the region's API, such as `api.coze.cn`. Through a gateway
+    /// it has to be said: the cloud behind it expects its own name, not the gateway's.
+    #[must_use]
+    pub fn with_audience(mut self, host: impl Into<String>) -> Self {
+        self.audience = Some(host.into());
+        self
     }
 
     /// Keeps the conversations of this user of yours apart from those of others. Default: none.
@@ -95,7 +105,7 @@ impl OAuthApp {
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `account_id`, if it is not made of
     /// digits.
     pub fn account_grant(&self, account_id: &str) -> Result<JwtGrant, Error> {
-        if account_id.is_empty() || !account_id.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !is_digits(account_id) {
             return Err(Error::config("account_id", "expected the account's UID, which is made of digits"));
         }
         Ok(self.grant_at(&format!("/api/permission/oauth2/account/{account_id}/token")))
@@ -123,7 +133,7 @@ impl OAuthApp {
         let url = format!("{}{path}", self.region.base_url());
         let grant = JwtGrant::new(url, self.key.clone())
             .with_issuer(self.client_id.as_str())
-            .with_audience(self.region.host())
+            .with_audience(self.audience.as_deref().unwrap_or(self.region.host()))
             .with_request_style(RequestStyle::BearerJson)
             .with_expires_in(ExpiresIn::Absolute);
         let grant =

@@ -5,6 +5,7 @@ use std::fmt;
 use http::request;
 use memchr::memmem::Finder;
 
+use super::is_digits;
 use crate::preference::ResourceKey;
 
 /// The ids that name what moves with a workspace, the most telling first. A chat names its bot and its
@@ -77,7 +78,7 @@ fn in_path(path: &str) -> Option<&str> {
     let mut segments = path.split('/');
     segments.find(|segment| COLLECTIONS.contains(segment))?;
     // `/v1/files/upload` and the like are verbs: ids are digits.
-    segments.next().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
+    segments.next().filter(|id| is_digits(id))
 }
 
 impl fmt::Debug for CozeResource {

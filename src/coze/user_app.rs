@@ -1,6 +1,6 @@
 //! Apps that act for users: where Coze authorises them, and how it wants to be asked.
 
-use super::Region;
+use super::{Region, is_digits};
 use crate::error::Error;
 use crate::oauth::OAuthConfig;
 use crate::provider::{ExpiresIn, RequestStyle};
@@ -39,7 +39,7 @@ pub fn workspace_user_app(
     client_id: impl Into<String>,
     workspace_id: &str,
 ) -> Result<OAuthConfig, Error> {
-    if workspace_id.is_empty() || !workspace_id.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !is_digits(workspace_id) {
         return Err(Error::config("workspace_id", "expected the workspace's ID, which is made of digits"));
     }
     Ok(config(region, client_id.into(), Some(workspace_id))

@@ -56,7 +56,7 @@ pub struct Report {
     /// How long ago a call last left open whether the old credential is needed: the fallback was refused or not to be
     /// had, and the primary was not asked, or gave no clear answer.
     pub last_open: Option<Duration>,
-    /// How the calls of the last [`RECENT`] minutes ended.
+    /// How the calls of the last 15 minutes ([`RECENT`]) ended.
     pub recent: Endings,
     no_replay: [u64; NoReplay::NAMES.len()],
 }
@@ -143,7 +143,7 @@ impl Report {
 
     /// Whether the primary can be retired, as far as these numbers tell.
     ///
-    /// - `Some(true)`: for the last [`RECENT`] minutes the fallback has answered, and the primary was not needed for
+    /// - `Some(true)`: for 15 minutes ([`RECENT`]) the fallback has answered, and the primary was not needed for
     ///   anything. To know that, the fallback has to go first: [`Order::FallbackFirst`] or
     ///   [`Order::FallbackOnly`].
     /// - `Some(false)`: the primary was needed within that time, or the fallback has never been accepted.

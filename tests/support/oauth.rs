@@ -68,6 +68,7 @@ fn form(fields: &[(&str, &str)]) -> String {
 /// A web app of the simulator's, and our client of it.
 pub fn web_app(coze: &Simulator, clock: &TestClock) -> OAuthClient {
     let app = coze.create_web_app();
+    coze.register_redirect_uri(&app, CALLBACK);
     let config = coze::user_app(&Region::custom(coze.base_url()).unwrap(), &app.client_id)
         .with_client_secret(app.client_secret.unwrap())
         .with_redirect_uri(CALLBACK)

@@ -3,21 +3,21 @@
 use http::{HeaderMap, header};
 
 use super::server::Shared;
-use super::world::Denied;
-use super::{AccountId, Refusal, reply};
+use super::world::{Denied, Holder};
+use super::{Refusal, reply};
 use axum::response::Response;
 
 /// Whose valid token the request bears; put into its extensions.
 #[derive(Clone)]
-pub(super) struct Caller(pub(super) Option<AccountId>);
+pub(super) struct Caller(pub(super) Option<Holder>);
 
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
 impl Shared {
-    /// The account, or the refusal of a token that is missing or not valid.
-    pub(super) fn authenticate(&self, caller: Caller, path: &str) -> Result<AccountId, Box<Response>> {
+    /// The token's holder, or the refusal of a token that is missing or not valid.
+    pub(super) fn authenticate(&self, caller: Caller, path: &str) -> Result<Holder, Box<Response>> {
         caller.0.ok_or_else(|| {
             let refusal = self.forced_refusal().unwrap_or_else(|| observed_for_bad_token(path));
             Box::new(reply::refusal(&refusal))

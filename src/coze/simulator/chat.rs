@@ -44,18 +44,19 @@ pub(super) async fn create(
     Query(query): Query<ChatQuery>,
     body: Bytes,
 ) -> Response {
-    let account = match shared.authenticate(caller, "/v3/chat") {
-        Ok(account) => account,
+    let holder = match shared.authenticate(caller, "/v3/chat") {
+        Ok(holder) => holder,
         Err(refusal) => return *refusal,
     };
     let Ok(asked) = serde_json::from_slice::<Asked>(&body) else {
         return reply::error(200, 4000, "Request parameter error");
     };
     let mut world = shared.world();
-    if let Err(denied) = world.use_resource(ResourceKind::Bot, &asked.bot_id, &account) {
+    if let Err(denied) = world.use_resource(ResourceKind::Bot, &asked.bot_id, &holder) {
         let message = format!("Requested resource bot_id={} does not exist.", asked.bot_id);
         return shared.deny(&denied, &shared.settings().wrong_account, reply::error(200, 4200, &message));
     }
+    let account = holder.account;
     let conversation = match query.conversation_id.filter(|id| !id.is_empty()) {
         Some(id) => match world.use_conversation(&id, &account) {
             Ok(()) => id,
@@ -114,7 +115,7 @@ fn with_chat(
     answer: impl FnOnce(&str, &Chat) -> Response,
 ) -> Response {
     let account = match shared.authenticate(caller, "/v3/chat/retrieve") {
-        Ok(account) => account,
+        Ok(holder) => holder.account,
         Err(refusal) => return *refusal,
     };
     let id = query.chat_id.as_deref().unwrap_or_default();

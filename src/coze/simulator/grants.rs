@@ -1,11 +1,12 @@
 //! [`Grants`]: what users have granted to apps: pending consents, codes, refresh tokens, devices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::AccountId;
-use super::world::{hex, random};
+use super::world::{Holder, random};
+use crate::hex::hex;
 
 /// An app that acts for users, as its owner knows it.
 #[derive(Clone)]
@@ -35,13 +36,27 @@ pub(super) struct Asked {
     pub(super) client_id: String,
     pub(super) redirect_uri: String,
     pub(super) state: String,
-    /// The challenge, and whether it is a hash.
-    pub(super) challenge: Option<(String, bool)>,
+    pub(super) challenge: Option<Challenge>,
+    /// The one workspace that it is about; `None`: all.
+    pub(super) workspace: Option<String>,
+}
+
+/// Of PKCE.
+#[derive(Clone)]
+pub(super) enum Challenge {
+    Plain(String),
+    S256(String),
+}
+
+/// An app, and where its users may be sent back to.
+struct Registered {
+    app: UserApp,
+    redirect_uris: BTreeSet<String>,
 }
 
 pub(super) struct Refresh {
-    pub(super) client_id: String,
-    pub(super) account: AccountId,
+    client_id: String,
+    holder: Holder,
     ends: SystemTime,
     is_spent: bool,
 }
@@ -57,6 +72,7 @@ pub(super) enum Consent {
 pub(super) struct Device {
     pub(super) client_id: String,
     pub(super) user_code: String,
+    pub(super) workspace: Option<String>,
     pub(super) ends: SystemTime,
     pub(super) interval: Duration,
     pub(super) asked_last: Option<SystemTime>,
@@ -65,7 +81,7 @@ pub(super) struct Device {
 
 #[derive(Default)]
 pub(super) struct Grants {
-    apps: HashMap<String, UserApp>,
+    apps: HashMap<String, Registered>,
     consents: HashMap<String, (Asked, SystemTime)>,
     codes: HashMap<String, (Asked, AccountId, SystemTime)>,
     refresh_tokens: HashMap<String, Refresh>,
@@ -79,12 +95,23 @@ impl Grants {
         let client_id = format!("{:020}.app.coze", u32::from_be_bytes(random()));
         let client_secret = has_secret.then(|| hex(&random::<24>()));
         let app = UserApp { client_id: client_id.clone(), client_secret };
-        self.apps.insert(client_id, app.clone());
+        self.apps.insert(client_id, Registered { app: app.clone(), redirect_uris: BTreeSet::new() });
         app
     }
 
+    pub(super) fn register_redirect_uri(&mut self, client_id: &str, uri: String) {
+        if let Some(registered) = self.apps.get_mut(client_id) {
+            registered.redirect_uris.insert(uri);
+        }
+    }
+
+    /// Compared as text, every character of it ([RFC 9700, 2.1](https://www.rfc-editor.org/rfc/rfc9700#section-2.1)).
+    pub(super) fn may_redirect(&self, client_id: &str, uri: &str) -> bool {
+        self.apps.get(client_id).is_some_and(|registered| registered.redirect_uris.contains(uri))
+    }
+
     pub(super) fn app(&self, client_id: &str) -> Option<&UserApp> {
-        self.apps.get(client_id)
+        self.apps.get(client_id).map(|registered| &registered.app)
     }
 
     pub(super) fn ask(&mut self, asked: Asked, now: SystemTime) -> String {
@@ -116,13 +143,13 @@ impl Grants {
     pub(super) fn create_refresh_token(
         &mut self,
         client_id: &str,
-        account: &AccountId,
+        holder: &Holder,
         now: SystemTime,
     ) -> String {
         let token = hex(&random::<32>());
         let refresh = Refresh {
             client_id: client_id.to_owned(),
-            account: account.clone(),
+            holder: holder.clone(),
             ends: now + REFRESH_LIFETIME,
             is_spent: false,
         };
@@ -131,7 +158,7 @@ impl Grants {
     }
 
     /// Spends the token, and says whose it was.
-    pub(super) fn spend(&mut self, token: &str, client_id: &str, now: SystemTime) -> Option<AccountId> {
+    pub(super) fn spend(&mut self, token: &str, client_id: &str, now: SystemTime) -> Option<Holder> {
         let known = self.refresh_tokens.get_mut(token)?;
         if known.is_spent {
             self.spent_again += 1;
@@ -140,8 +167,8 @@ impl Grants {
             return None;
         }
         known.is_spent = true;
-        *self.refreshes.entry(known.account.clone()).or_default() += 1;
-        Some(known.account.clone())
+        *self.refreshes.entry(known.holder.account.clone()).or_default() += 1;
+        Some(known.holder.clone())
     }
 
     /// Whether this is a refresh token that was used.
@@ -149,8 +176,13 @@ impl Grants {
         self.refresh_tokens.get(token).is_some_and(|known| known.is_spent)
     }
 
+    /// The device that shows this code.
+    pub(super) fn device_of(&mut self, user_code: &str) -> Option<&mut Device> {
+        self.devices.values_mut().find(|device| device.user_code == user_code)
+    }
+
     pub(super) fn revoke(&mut self, account: &AccountId) {
-        self.refresh_tokens.retain(|_, token| token.account != *account);
+        self.refresh_tokens.retain(|_, token| token.holder.account != *account);
     }
 
     pub(super) fn refreshes(&self, account: &AccountId) -> u64 {

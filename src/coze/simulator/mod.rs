@@ -31,12 +31,29 @@
 //! - A conversation or a file may be used by the account that made it, for ever: it does not move.
 //! - An OAuth app gets tokens for its own account, and for an enterprise once [authorised](Simulator::authorise_app)
 //!   there.
+//! - An app that acts for users sends them back to [registered](Simulator::register_redirect_uri) URIs alone; without a
+//!   secret, it has to use PKCE. What it is granted for one workspace is good for the bots and workflows in that.
 //!
 //! # What is uncertain
 //!
-//! Nothing here was measured against the live service. Statuses and codes are as publicly reported; where
-//! reports differ or are missing (a moved bot's exact code, a conversation of another account, the status of
-//! OAuth errors), [`Settings`] and [`Simulator::set_refusal`] let you choose, and the defaults say so.
+//! Nothing here was measured against the live service. Statuses and codes are as publicly reported. Where reports differ or
+//! are missing, you choose:
+//!
+//! | what is not known | chosen with | default |
+//! | --- | --- | --- |
+//! | what a bot or workflow that has moved answers | [`Settings::with_wrong_account`] | 200 with 4101 |
+//! | what another account's conversation or chat answers | [`Settings::with_wrong_conversation`] | 200 with 4101 |
+//! | either, or a token that is not valid, from now on | [`Simulator::set_refusal`] | as seen at each endpoint |
+//! | the status of OAuth errors | [`Settings::with_oauth_error_status`] | 400 |
+//! | the code for a refresh token that is dead | [`Settings::with_dead_refresh_token`] | `invalid_grant` |
+//! | whether an assertion's `aud` is checked | [`Settings::with_audience`] | it is not |
+//! | where a WebSocket's credential is refused | [`Settings::with_websocket_refusal`] | at the handshake, with 403 |
+//!
+//! Not known either, and not to be chosen: the body of a 429; whether a bad token or an unknown bot is noticed first (here:
+//! the token); what a grant for one workspace may do with conversations and files (here: whatever its account may).
+//!
+//! Of the WebSocket endpoints there is `/v1/chat`, with the token in the header, up to its first event; of the audio
+//! endpoints there is none. Redirect URIs are compared as text.
 
 use std::fmt;
 use std::io;
@@ -56,12 +73,13 @@ mod settings;
 mod token;
 mod upload;
 mod user_oauth;
+mod websocket;
 mod world;
 
 pub use faults::Fault;
 pub use grants::UserApp;
 pub use record::Recorded;
-pub use settings::{Refusal, Settings};
+pub use settings::{Refusal, Settings, WebSocketRefusal};
 pub use world::{AccountId, OAuthApp, WorkspaceId};
 
 use server::Shared;
@@ -69,7 +87,6 @@ use server::Shared;
 /// A running Coze. It stops, with all its connections, when it is dropped.
 pub struct Simulator {
     shared: Arc<Shared>,
-    base_url: String,
     task: JoinHandle<()>,
 }
 
@@ -92,14 +109,14 @@ impl Simulator {
     pub async fn start_with(settings: Settings) -> io::Result<Self> {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let base_url = format!("http://{}", listener.local_addr()?);
-        let shared = Arc::new(Shared::new(settings));
+        let shared = Arc::new(Shared::new(base_url, settings));
         let task = tokio::spawn(server::serve(listener, Arc::clone(&shared)));
-        Ok(Self { shared, base_url, task })
+        Ok(Self { shared, task })
     }
 
     /// Where it listens, such as `http://127.0.0.1:40123`.
     pub fn base_url(&self) -> &str {
-        &self.base_url
+        self.shared.base_url()
     }
 
     /// A new personal account.
@@ -114,7 +131,7 @@ impl Simulator {
 
     /// A new personal access token of this account.
     pub fn create_token(&self, account: &AccountId) -> String {
-        self.shared.world().create_token(account, "pat_", None)
+        self.shared.world().create_token(&account.clone().into(), "pat_", None)
     }
 
     /// Makes a token, of whatever kind, worth nothing from now on.
@@ -144,7 +161,8 @@ impl Simulator {
         self.shared.world().authorise_app(&app.client_id, enterprise);
     }
 
-    /// A new app that acts for users, with a secret: it authorises them in a browser.
+    /// A new app that acts for users, with a secret: it authorises them in a browser, once it has a
+    /// [redirect URI](Self::register_redirect_uri).
     pub fn create_web_app(&self) -> UserApp {
         self.shared.world().grants.create_app(true)
     }
@@ -154,14 +172,15 @@ impl Simulator {
         self.shared.world().grants.create_app(false)
     }
 
-    /// A user of this account enters a device's code, and allows the device or not. `false`: there is no such code.
+    /// From now on, the app may send users back to this URI.
+    pub fn register_redirect_uri(&self, app: &UserApp, uri: impl Into<String>) {
+        self.shared.world().grants.register_redirect_uri(&app.client_id, uri.into());
+    }
+
+    /// A user of this account enters a device's code, and allows the device or not: as at the page that the device names.
+    /// `false`: there is no such code, or it is for a workspace that is not the account's.
     pub fn enter_device_code(&self, user_code: &str, account: &AccountId, allow: bool) -> bool {
-        let mut world = self.shared.world();
-        let mut devices = world.grants.devices.values_mut();
-        let Some(device) = devices.find(|device| device.user_code == user_code) else { return false };
-        device.consent =
-            if allow { grants::Consent::Given(account.clone()) } else { grants::Consent::Refused };
-        true
+        self.shared.world().enter_device_code(user_code, account, allow)
     }
 
     /// Makes all refresh tokens of this account worth nothing from now on.
@@ -243,13 +262,14 @@ impl Simulator {
 
 impl Drop for Simulator {
     fn drop(&mut self) {
-        // The connections' tasks are owned by this one.
+        // The connections' tasks are owned by this one, but for those that became WebSockets.
         self.task.abort();
+        self.shared.close_sockets();
     }
 }
 
 impl fmt::Debug for Simulator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Simulator").field("base_url", &self.base_url).finish_non_exhaustive()
+        f.debug_struct("Simulator").field("base_url", &self.base_url()).finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Refusal;
 use super::faults::status;
+use crate::hex::hex;
 
 /// The `code` of an answer, for the record.
 #[derive(Clone, Copy)]
@@ -35,7 +36,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Response {
     }
 }
 
-fn refusal_message(code: i64) -> &'static str {
+pub(super) fn refusal_message(code: i64) -> &'static str {
     match code {
         4100 => "authentication is invalid",
         4101 => {
@@ -61,8 +62,13 @@ pub(super) fn raw(number: u16, content_type: &str, body: impl Into<Body>) -> Res
     response
 }
 
+/// Coze's name of a request.
+pub(super) fn log_id() -> String {
+    hex(&super::world::random::<16>())
+}
+
 fn with_code(status: u16, code: i64, fields: &Value, message: &str) -> Response {
-    let logid = format!("{:032x}", u128::from_be_bytes(super::world::random()));
+    let logid = log_id();
     let mut body = json!({ "code": code, "msg": message, "detail": { "logid": logid } });
     if let (Value::Object(body), Value::Object(fields)) = (&mut body, fields) {
         body.extend(fields.clone());

@@ -14,13 +14,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::auth::Caller;
+use super::reply;
 use super::server::Shared;
-use super::world::ResourceKind;
-use super::{AccountId, reply};
+use super::world::{Holder, ResourceKind};
 
 #[derive(Deserialize)]
 pub(super) struct BotQuery {
-    bot_id: Option<String>,
+    pub(super) bot_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ pub(super) async fn online_bot(
 
 fn show_bot(shared: &Shared, caller: Caller, id: &str) -> Response {
     let used = use_resource(shared, caller, "/v1/bots", ResourceKind::Bot, id);
-    let shown = used.map(|_| {
+    let shown = used.map(|()| {
         reply::success(json!({
             "bot_id": id,
             "name": "bot",
@@ -69,17 +69,17 @@ fn show_bot(shared: &Shared, caller: Caller, id: &str) -> Response {
     shown.unwrap_or_else(|refusal| *refusal)
 }
 
-/// The account, if it may use this bot or workflow.
+/// Whether the caller may use this bot or workflow.
 fn use_resource(
     shared: &Shared,
     caller: Caller,
     path: &str,
     kind: ResourceKind,
     id: &str,
-) -> Result<AccountId, Box<Response>> {
-    let account = shared.authenticate(caller, path)?;
-    let used = shared.world().use_resource(kind, id, &account);
-    used.map(|()| account).map_err(|denied| {
+) -> Result<(), Box<Response>> {
+    let holder = shared.authenticate(caller, path)?;
+    let used = shared.world().use_resource(kind, id, &holder);
+    used.map_err(|denied| {
         let unknown = reply::error(200, 4200, "Requested resource does not exist.");
         Box::new(shared.deny(&denied, &shared.settings().wrong_account, unknown))
     })
@@ -90,7 +90,7 @@ pub(super) async fn create_conversation(
     Extension(caller): Extension<Caller>,
 ) -> Response {
     match shared.authenticate(caller, "/v1/conversation/create") {
-        Ok(account) => {
+        Ok(Holder { account, .. }) => {
             let id = shared.world().create_conversation(&account);
             reply::success(json!({ "id": id, "creator_id": account.as_str(), "meta_data": {} }))
         }
@@ -104,7 +104,7 @@ pub(super) async fn conversation(
     Query(query): Query<ConversationQuery>,
 ) -> Response {
     let account = match shared.authenticate(caller, "/v1/conversation/retrieve") {
-        Ok(account) => account,
+        Ok(holder) => holder.account,
         Err(refusal) => return *refusal,
     };
     let id = query.conversation_id.unwrap_or_default();
@@ -124,12 +124,12 @@ pub(super) async fn workspaces(
     Extension(caller): Extension<Caller>,
     Query(query): Query<PageQuery>,
 ) -> Response {
-    let account = match shared.authenticate(caller, "/v1/workspaces") {
-        Ok(account) => account,
+    let holder = match shared.authenticate(caller, "/v1/workspaces") {
+        Ok(holder) => holder,
         Err(refusal) => return *refusal,
     };
-    let mut owned = shared.world().workspaces_of(&account);
-    if query.enterprise_id.is_some_and(|enterprise| enterprise != account.as_str()) {
+    let mut owned = shared.world().workspaces_of(&holder);
+    if query.enterprise_id.is_some_and(|enterprise| enterprise != holder.account.as_str()) {
         owned.clear();
     }
     let size = query.page_size.unwrap_or(20).clamp(1, 50);

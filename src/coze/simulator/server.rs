@@ -28,10 +28,11 @@ use super::faults::{Faults, Kind};
 use super::record::{Record, Recorded};
 use super::reply::Code;
 use super::world::World;
-use super::{Refusal, Settings, chat, reply, resources, token, upload, user_oauth};
+use super::{Refusal, Settings, chat, reply, resources, token, upload, user_oauth, websocket};
 
 /// What every part of the simulator works on. Locks are held for moments and never across an await.
 pub(super) struct Shared {
+    base_url: String,
     settings: Settings,
     started: Instant,
     connections: AtomicU64,
@@ -39,14 +40,17 @@ pub(super) struct Shared {
     faults: Mutex<Faults>,
     record: Mutex<Record>,
     forced_refusal: Mutex<Option<Refusal>>,
+    /// What goes on after the connections' own tasks have handed them over.
+    sockets: Mutex<JoinSet<()>>,
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(base_url: String, settings: Settings) -> Self {
         // jsonwebtoken panics if it is built with two backends and none is chosen. If somebody has chosen
         // already, that is as good.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         Self {
+            base_url,
             record: Mutex::new(Record::new(settings.record_capacity)),
             settings,
             started: Instant::now(),
@@ -54,7 +58,12 @@ impl Shared {
             world: Mutex::default(),
             faults: Mutex::default(),
             forced_refusal: Mutex::default(),
+            sockets: Mutex::default(),
         }
+    }
+
+    pub(super) fn base_url(&self) -> &str {
+        &self.base_url
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -86,6 +95,17 @@ impl Shared {
 
     pub(super) fn set_refusal(&self, refusal: Option<Refusal>) {
         *lock(&self.forced_refusal) = refusal;
+    }
+
+    /// Runs `socket` until its end, or the simulator's.
+    pub(super) fn keep(&self, socket: impl Future<Output = ()> + Send + 'static) {
+        let mut sockets = lock(&self.sockets);
+        while sockets.try_join_next().is_some() {}
+        sockets.spawn(socket);
+    }
+
+    pub(super) fn close_sockets(&self) {
+        lock(&self.sockets).abort_all();
     }
 
     pub(super) fn connection_count(&self) -> u64 {
@@ -120,7 +140,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 connections.spawn(async move {
                     let server = auto::Builder::new(TokioExecutor::new());
                     // A client that went away, or does not speak HTTP: nobody is left to tell.
-                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
                 });
             }
             Some(_) = connections.join_next() => {}
@@ -136,6 +156,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/api/permission/oauth2/authorize", get(user_oauth::authorize))
         .route("/api/permission/oauth2/workspace_id/{id}/authorize", get(user_oauth::authorize))
         .route("/oauth/consent", get(user_oauth::consent_page).post(user_oauth::consent))
+        .route(user_oauth::DEVICE_PAGE, get(user_oauth::device_page).post(user_oauth::enter_device_code))
         .route("/api/permission/oauth2/device/code", post(user_oauth::device_code))
         .route("/api/permission/oauth2/workspace_id/{id}/device/code", post(user_oauth::device_code))
         .route("/v3/chat", post(chat::create))
@@ -143,6 +164,7 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v3/chat/retrieve", get(chat::retrieve).post(chat::retrieve))
         .route("/v3/chat/message/list", get(chat::messages).post(chat::messages))
         .route("/v3/chat/cancel", post(chat::cancel))
+        .route("/v1/chat", get(websocket::chat))
         .route("/v1/bots/{id}", get(resources::bot))
         .route("/v1/bot/get_online_info", get(resources::online_bot))
         .route("/v1/conversation/create", post(resources::create_conversation))
@@ -165,8 +187,8 @@ fn routes(shared: Arc<Shared>) -> Router {
 async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
     let now = shared.now();
-    let account = bearer(&head.headers).and_then(|token| shared.world().account_of(token, now));
-    head.extensions.insert(Caller(account.clone()));
+    let holder = bearer(&head.headers).and_then(|token| shared.world().holder_of(token, now));
+    head.extensions.insert(Caller(holder.clone()));
     let read = Arc::new(AtomicU64::new(0));
     let request = Request::from_parts(head.clone(), Body::new(Counted { body, read: Arc::clone(&read) }));
 
@@ -183,7 +205,7 @@ async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next)
         method: head.method,
         path: head.uri.path().to_owned(),
         query: head.uri.query().map(str::to_owned),
-        account,
+        account: holder.map(|holder| holder.account),
         body_bytes: read.load(Ordering::Relaxed),
         status: response.status().as_u16(),
         code: response.extensions().get().map(|Code(code)| *code),

@@ -1,4 +1,4 @@
-//! [`Settings`] and [`Refusal`]: what can be chosen, mostly because nobody knows.
+//! [`Settings`], [`Refusal`] and [`WebSocketRefusal`]: what can be chosen, mostly because nobody knows.
 
 use std::time::Duration;
 
@@ -22,6 +22,16 @@ impl Refusal {
     }
 }
 
+/// Where a WebSocket's credential is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WebSocketRefusal {
+    /// At the handshake, with this status. A client can still try another credential.
+    Handshake(u16),
+    /// By an event, after a handshake that is accepted. The connection then is open, and no HTTP layer sees more of it.
+    Event,
+}
+
 /// What a [`Simulator`](super::Simulator) is started with.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -30,6 +40,9 @@ pub struct Settings {
     pub(super) token_lifetime: Option<Duration>,
     pub(super) device_interval: Duration,
     pub(super) audience: Option<String>,
+    pub(super) oauth_error_status: u16,
+    pub(super) dead_refresh_token: String,
+    pub(super) websocket_refusal: WebSocketRefusal,
     pub(super) record_capacity: usize,
     pub(super) clock_offset: i64,
 }
@@ -42,6 +55,9 @@ impl Default for Settings {
             token_lifetime: None,
             device_interval: Duration::from_secs(5),
             audience: None,
+            oauth_error_status: 400,
+            dead_refresh_token: "invalid_grant".to_owned(),
+            websocket_refusal: WebSocketRefusal::Handshake(403),
             record_capacity: 100_000,
             clock_offset: 0,
         }
@@ -84,6 +100,30 @@ impl Settings {
     #[must_use]
     pub fn with_audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
+        self
+    }
+
+    /// The status of every error of the OAuth endpoints. Default: 400, as the standard and the SDKs' tests have it; Coze's
+    /// own is not known.
+    #[must_use]
+    pub fn with_oauth_error_status(mut self, status: u16) -> Self {
+        self.oauth_error_status = status;
+        self
+    }
+
+    /// The error code that a refresh token gets which was used before, has ended or was revoked. Default:
+    /// `invalid_grant`, as the standard has it; Coze's own is not known.
+    #[must_use]
+    pub fn with_dead_refresh_token(mut self, code: impl Into<String>) -> Self {
+        self.dead_refresh_token = code.into();
+        self
+    }
+
+    /// How a WebSocket's credential is refused. Default: at the handshake, with 403, which was seen for a missing
+    /// permission. What a bad token gets is not known.
+    #[must_use]
+    pub fn with_websocket_refusal(mut self, refusal: WebSocketRefusal) -> Self {
+        self.websocket_refusal = refusal;
         self
     }
 

@@ -1,5 +1,6 @@
 //! The token endpoints: an assertion in, a token out.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,10 +27,10 @@ const DURATION_MAX: u64 = 86_399;
 pub(super) const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
 /// An error, as `error_code` and message.
-pub(super) struct Refused(pub(super) &'static str, pub(super) String);
+pub(super) struct Refused(pub(super) Cow<'static, str>, pub(super) String);
 
-pub(super) fn refused<T>(code: &'static str, message: &str) -> Result<T, Refused> {
-    Err(Refused(code, message.to_owned()))
+pub(super) fn refused<T>(code: impl Into<Cow<'static, str>>, message: &str) -> Result<T, Refused> {
+    Err(Refused(code.into(), message.to_owned()))
 }
 
 /// In whose name the token is.
@@ -64,14 +65,14 @@ pub(super) async fn of_enterprise(
 fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8], named: Named) -> Response {
     match exchange(shared, headers, body, named) {
         Ok(token) => reply::bare(200, &token),
-        Err(refused) => refusal(refused),
+        Err(refused) => refusal(shared, refused),
     }
 }
 
 /// The documents name one pair of fields for one flow and the other for another, and clients read either.
-pub(super) fn refusal(Refused(code, message): Refused) -> Response {
+pub(super) fn refusal(shared: &Shared, Refused(code, message): Refused) -> Response {
     reply::bare(
-        400,
+        shared.settings().oauth_error_status,
         &json!({ "error_code": code, "error_message": message, "error": code, "error_description": message }),
     )
 }
@@ -95,7 +96,7 @@ fn exchange(shared: &Shared, headers: &HeaderMap, body: &[u8], named: Named) -> 
     let account = verify(shared, assertion, named)?;
     let lifetime = shared.settings().token_lifetime.unwrap_or(Duration::from_secs(duration));
     let ends = shared.now() + lifetime;
-    let token = shared.world().create_token(&account, "czs_", Some(ends));
+    let token = shared.world().create_token(&account.into(), "czs_", Some(ends));
     Ok(json!({ "access_token": token, "expires_in": unix(ends).as_secs() }))
 }
 

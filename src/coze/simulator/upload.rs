@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::auth::Caller;
 use super::reply;
 use super::server::Shared;
-use super::world::{File, hex};
+use super::world::{File, Holder};
+use crate::hex::hex;
 
 #[derive(Deserialize)]
 pub(super) struct FileQuery {
@@ -32,7 +33,7 @@ pub(super) async fn upload(
         Err(_) => return reply::error(400, 4000, "Request parameter error: the upload broke off"),
     };
     match shared.authenticate(caller, "/v1/files/upload") {
-        Ok(account) => {
+        Ok(Holder { account, .. }) => {
             let shown = show(&file);
             let id = shared.world().create_file(&account, file);
             reply::success(with_id(shown, &id))
@@ -66,7 +67,7 @@ pub(super) async fn retrieve(
     Query(query): Query<FileQuery>,
 ) -> Response {
     let account = match shared.authenticate(caller, "/v1/files/retrieve") {
-        Ok(account) => account,
+        Ok(holder) => holder.account,
         Err(refusal) => return *refusal,
     };
     let id = query.file_id.unwrap_or_default();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use axum::extract::{RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use bytes::Bytes;
@@ -12,14 +12,18 @@ use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::grants::{Asked, Consent, Device};
+use super::grants::{Asked, Challenge, Consent, Device};
 use super::server::Shared;
-use super::token::{Refused, refused, unix};
-use super::world::{AccountId, hex, random};
+use super::token::{Refused, refusal, refused, unix};
+use super::world::{AccountId, Holder, World, random};
 use super::{auth, reply};
+use crate::hex::hex;
 
 /// As documented: 15 minutes.
 const ACCESS_LIFETIME: Duration = Duration::from_secs(15 * 60);
+
+/// Where users enter devices' codes.
+pub(super) const DEVICE_PAGE: &str = "/open/oauth/device";
 
 const DEVICE_LIFETIME: Duration = Duration::from_secs(300);
 
@@ -53,24 +57,53 @@ fn redirect(to: &str) -> Response {
 }
 
 /// `GET …/authorize`: to the consent page.
-pub(super) async fn authorize(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn authorize(
+    State(shared): State<Arc<Shared>>,
+    workspace: Option<Path<String>>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let value = values(query.unwrap_or_default().as_bytes());
     let now = shared.now();
     let mut world = shared.world();
+    match asked(&world, workspace.map(|Path(id)| id), value) {
+        Ok(asked) => redirect(&format!("/oauth/consent?authorize_key={}", world.grants.ask(asked, now))),
+        Err(why) => page(400, &format!("<p>{why}")),
+    }
+}
+
+/// What an app asks for, if it may. Whatever is wrong is told to the user, and not to the app: that is what has to be for
+/// a redirect URI that is not the app's, and is plainest for the rest.
+fn asked(
+    world: &World,
+    workspace: Option<String>,
+    value: impl Fn(&str) -> Option<String>,
+) -> Result<Asked, &'static str> {
     let (Some(client_id), Some(redirect_uri)) = (value("client_id"), value("redirect_uri")) else {
-        return page(400, "<p>client_id or redirect_uri is missing");
+        return Err("client_id or redirect_uri is missing");
     };
-    if world.grants.app(&client_id).is_none() {
-        return page(400, "<p>no such app");
+    let app = world.grants.app(&client_id).ok_or("no such app")?;
+    if !world.grants.may_redirect(&client_id, &redirect_uri) {
+        return Err("redirect_uri is not one that is registered with the app");
     }
     if value("response_type").as_deref() != Some("code") {
-        return page(400, "<p>response_type has to be code");
+        return Err("response_type has to be code");
     }
     let method = value("code_challenge_method");
-    let challenge = value("code_challenge").map(|challenge| (challenge, method.as_deref() == Some("S256")));
+    let challenge = match (value("code_challenge"), method.as_deref()) {
+        (Some(challenge), Some("S256")) => Some(Challenge::S256(challenge)),
+        // RFC 7636, 4.3: the default.
+        (Some(challenge), Some("plain") | None) => Some(Challenge::Plain(challenge)),
+        (Some(_), Some(_)) => return Err("code_challenge_method has to be S256 or plain"),
+        (None, _) if app.client_secret.is_none() => {
+            return Err("code_challenge is missing: an app without a secret has to prove its logins");
+        }
+        (None, _) => None,
+    };
+    if workspace.as_deref().is_some_and(|id| !world.has_workspace(id)) {
+        return Err("no such workspace");
+    }
     let state = value("state").unwrap_or_default();
-    let key = world.grants.ask(Asked { client_id, redirect_uri, state, challenge }, now);
-    redirect(&format!("/oauth/consent?authorize_key={key}"))
+    Ok(Asked { client_id, redirect_uri, state, challenge, workspace })
 }
 
 /// `GET /oauth/consent`: a form that asks who consents. A real page knows that from the user's session.
@@ -101,6 +134,7 @@ pub(super) async fn consent(State(shared): State<Arc<Shared>>, body: Bytes) -> R
     };
     let mut query = form_urlencoded::Serializer::new(String::new());
     let account = value("account").and_then(|account| world.account(&account));
+    let account = account.filter(|account| world.is_member(account, asked.workspace.as_deref()));
     match account.filter(|_| value("decision").as_deref() != Some("deny")) {
         Some(account) => {
             let code = world.grants.create_code(asked.clone(), account, now);
@@ -134,7 +168,7 @@ pub(super) fn exchange(
     if app.client_secret.as_deref() != secret && !is_device {
         return refused("invalid_client", "the client secret is not the app's");
     }
-    let account = match grant_type {
+    let holder = match grant_type {
         "authorization_code" => {
             let code = posted.code.as_deref().unwrap_or_default();
             let Some((asked, account)) = world.grants.take_code(code, now) else {
@@ -145,32 +179,33 @@ pub(super) fn exchange(
             {
                 return refused("invalid_grant", "the code is another app's, or for another redirect_uri");
             }
-            if let Some((challenge, is_hash)) = &asked.challenge
-                && !is_answered(challenge, *is_hash, posted.code_verifier.as_deref().unwrap_or_default())
+            if let Some(challenge) = &asked.challenge
+                && !challenge.is_answered(posted.code_verifier.as_deref().unwrap_or_default())
             {
                 return refused("invalid_grant", "the code_verifier does not fit");
             }
-            account
+            Holder { account, workspace: asked.workspace }
         }
         "refresh_token" => {
             let token = posted.refresh_token.as_deref().unwrap_or_default();
-            let Some(account) = world.grants.spend(token, client_id, now) else {
-                return refused("invalid_grant", "the refresh token is not valid, or was used before");
+            let Some(holder) = world.grants.spend(token, client_id, now) else {
+                let code = shared.settings().dead_refresh_token.clone();
+                return refused(code, "the refresh token is not valid, or was used before");
             };
-            account
+            holder
         }
         _ => {
             let code = posted.device_code.as_deref().unwrap_or_default();
             match world.grants.devices.get_mut(code).filter(|device| device.client_id == client_id) {
                 None => return refused("invalid_grant", "no such device code"),
-                Some(device) => poll(device, now)?,
+                Some(device) => Holder { account: poll(device, now)?, workspace: device.workspace.clone() },
             }
         }
     };
     world.grants.devices.retain(|code, _| Some(code) != posted.device_code.as_ref());
     let ends = now + shared.settings().token_lifetime.unwrap_or(ACCESS_LIFETIME);
-    let refresh_token = world.grants.create_refresh_token(client_id, &account, now);
-    let access_token = world.create_token(&account, "czu_", Some(ends));
+    let refresh_token = world.grants.create_refresh_token(client_id, &holder, now);
+    let access_token = world.create_token(&holder, "czu_", Some(ends));
     Ok(json!({
         "access_token": access_token,
         "refresh_token": refresh_token,
@@ -198,22 +233,31 @@ fn poll(device: &mut Device, now: SystemTime) -> Result<AccountId, Refused> {
     }
 }
 
-fn is_answered(challenge: &str, is_hash: bool, verifier: &str) -> bool {
-    if is_hash {
-        BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes())) == challenge
-    } else {
-        verifier == challenge
+impl Challenge {
+    fn is_answered(&self, verifier: &str) -> bool {
+        match self {
+            Self::S256(hash) => BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes())) == *hash,
+            Self::Plain(challenge) => verifier == challenge,
+        }
     }
 }
 
 /// `POST …/device/code`.
-pub(super) async fn device_code(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+pub(super) async fn device_code(
+    State(shared): State<Arc<Shared>>,
+    workspace: Option<Path<String>>,
+    body: Bytes,
+) -> Response {
     let posted: Option<Posted> = serde_json::from_slice(&body).ok();
     let client_id = posted.and_then(|posted| posted.client_id).unwrap_or_default();
     let now = shared.now();
     let mut world = shared.world();
     if world.grants.app(&client_id).is_none() {
-        return super::token::refusal(Refused("invalid_client", "no such app".to_owned()));
+        return refusal(&shared, Refused("invalid_client".into(), "no such app".to_owned()));
+    }
+    let workspace = workspace.map(|Path(id)| id);
+    if workspace.as_deref().is_some_and(|id| !world.has_workspace(id)) {
+        return refusal(&shared, Refused("invalid_request".into(), "no such workspace".to_owned()));
     }
     let device_code = hex(&random::<24>());
     let digits = hex(&random::<4>()).to_uppercase();
@@ -222,6 +266,7 @@ pub(super) async fn device_code(State(shared): State<Arc<Shared>>, body: Bytes) 
     let device = Device {
         client_id,
         user_code: user_code.clone(),
+        workspace,
         ends: now + DEVICE_LIFETIME,
         interval,
         asked_last: None,
@@ -233,9 +278,31 @@ pub(super) async fn device_code(State(shared): State<Arc<Shared>>, body: Bytes) 
         &json!({
             "device_code": device_code,
             "user_code": user_code,
-            "verification_uri": "https://www.coze.cn/open/oauth/device",
+            "verification_uri": format!("{}{DEVICE_PAGE}", shared.base_url()),
             "expires_in": DEVICE_LIFETIME.as_secs(),
             "interval": interval.as_secs(),
         }),
     )
+}
+
+/// `GET` of [`DEVICE_PAGE`]: a form for a device's code.
+pub(super) async fn device_page() -> Response {
+    page(
+        200,
+        "<form method=post><label>Code <input name=user_code></label><label>Account <input name=account></label>\
+         <button name=decision value=allow>Allow</button><button name=decision value=deny>Deny</button></form>",
+    )
+}
+
+/// `POST` to [`DEVICE_PAGE`].
+pub(super) async fn enter_device_code(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    let value = values(&body);
+    let mut world = shared.world();
+    let account = value("account").and_then(|account| world.account(&account));
+    let allow = value("decision").as_deref() != Some("deny");
+    let user_code = value("user_code").unwrap_or_default();
+    match account {
+        Some(account) if world.enter_device_code(&user_code, &account, allow) => page(200, "<p>done"),
+        _ => page(400, "<p>no such code, or not for this account"),
+    }
 }

@@ -11,7 +11,8 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
-use super::grants::Grants;
+use super::grants::{Consent, Grants};
+use crate::hex::hex;
 
 /// Chats, conversations, files and used assertions kept at the most, each; the oldest go first. A rehearsal
 /// may run for days.
@@ -81,6 +82,20 @@ impl fmt::Debug for OAuthApp {
     }
 }
 
+/// Whose a token is, and what it is good for.
+#[derive(Clone)]
+pub(super) struct Holder {
+    pub(super) account: AccountId,
+    /// The one workspace that it is for; `None`: all of the account's.
+    pub(super) workspace: Option<String>,
+}
+
+impl From<AccountId> for Holder {
+    fn from(account: AccountId) -> Self {
+        Self { account, workspace: None }
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) enum AccountKind {
     Personal,
@@ -94,7 +109,7 @@ pub(super) enum ResourceKind {
 }
 
 struct Token {
-    account: AccountId,
+    holder: Holder,
     is_minted: bool,
     /// By the simulator's clock; `None`: never.
     ends: Option<SystemTime>,
@@ -193,18 +208,13 @@ impl World {
     }
 
     /// `ends` is by the simulator's clock, and given for minted tokens alone.
-    pub(super) fn create_token(
-        &mut self,
-        account: &AccountId,
-        prefix: &str,
-        ends: Option<SystemTime>,
-    ) -> String {
+    pub(super) fn create_token(&mut self, holder: &Holder, prefix: &str, ends: Option<SystemTime>) -> String {
         let token = format!("{prefix}{}", hex(&random::<32>()));
         let is_minted = ends.is_some();
         if is_minted {
-            *self.accounts.entry(account.clone()).or_default() += 1;
+            *self.accounts.entry(holder.account.clone()).or_default() += 1;
         }
-        self.tokens.insert(token.clone(), Token { account: account.clone(), is_minted, ends });
+        self.tokens.insert(token.clone(), Token { holder: holder.clone(), is_minted, ends });
         token
     }
 
@@ -213,7 +223,7 @@ impl World {
     }
 
     pub(super) fn revoke_minted_tokens(&mut self, account: &AccountId) {
-        self.tokens.retain(|_, token| !(token.is_minted && token.account == *account));
+        self.tokens.retain(|_, token| !(token.is_minted && token.holder.account == *account));
     }
 
     pub(super) fn minted(&self, account: &AccountId) -> u64 {
@@ -221,9 +231,9 @@ impl World {
     }
 
     /// Whose token this is, if it is a valid one.
-    pub(super) fn account_of(&self, token: &str, now: SystemTime) -> Option<AccountId> {
+    pub(super) fn holder_of(&self, token: &str, now: SystemTime) -> Option<Holder> {
         let token = self.tokens.get(token)?;
-        token.ends.is_none_or(|ends| now < ends).then(|| token.account.clone())
+        token.ends.is_none_or(|ends| now < ends).then(|| token.holder.clone())
     }
 
     pub(super) fn add_app(&mut self, app: &OAuthApp, public_key: Vec<u8>, owner: &AccountId) {
@@ -260,9 +270,19 @@ impl World {
         self.workspaces.insert(workspace.0.clone(), to.clone());
     }
 
-    pub(super) fn workspaces_of(&self, account: &AccountId) -> Vec<String> {
-        let owned = self.workspaces.iter().filter(|(_, owner)| *owner == account);
-        owned.map(|(id, _)| id.clone()).collect()
+    pub(super) fn has_workspace(&self, id: &str) -> bool {
+        self.workspaces.contains_key(id)
+    }
+
+    /// Whether the account is in this workspace. `None` stands for all of its own.
+    pub(super) fn is_member(&self, account: &AccountId, workspace: Option<&str>) -> bool {
+        workspace.is_none_or(|id| self.workspaces.get(id) == Some(account))
+    }
+
+    /// The workspaces that the holder may see.
+    pub(super) fn workspaces_of(&self, holder: &Holder) -> Vec<String> {
+        let owned = self.workspaces.iter().filter(|(_, owner)| **owner == holder.account).map(|(id, _)| id);
+        owned.filter(|id| holder.workspace.as_ref().is_none_or(|only| only == *id)).cloned().collect()
     }
 
     pub(super) fn create_in(&mut self, workspace: &WorkspaceId, kind: ResourceKind) -> String {
@@ -271,16 +291,27 @@ impl World {
         id
     }
 
-    /// Whether the account may use this bot or workflow.
-    pub(super) fn use_resource(
-        &self,
-        kind: ResourceKind,
-        id: &str,
-        account: &AccountId,
-    ) -> Result<(), Denied> {
+    /// Whether the holder may use this bot or workflow.
+    pub(super) fn use_resource(&self, kind: ResourceKind, id: &str, holder: &Holder) -> Result<(), Denied> {
         let found = self.resources.get(id).filter(|(known, _)| *known == kind);
         let (_, workspace) = found.ok_or(Denied::Unknown)?;
-        if self.workspaces.get(workspace) == Some(account) { Ok(()) } else { Err(Denied::WrongAccount) }
+        let is_for_it = holder.workspace.as_ref().is_none_or(|only| only == workspace);
+        if is_for_it && self.is_member(&holder.account, Some(workspace)) {
+            Ok(())
+        } else {
+            Err(Denied::WrongAccount)
+        }
+    }
+
+    /// A user enters a device's code. `false`: there is no such code, or it is for a workspace that is not the account's.
+    pub(super) fn enter_device_code(&mut self, user_code: &str, account: &AccountId, allow: bool) -> bool {
+        let Some(device) = self.grants.device_of(user_code) else { return false };
+        let workspace = device.workspace.clone();
+        if allow && !self.is_member(account, workspace.as_deref()) {
+            return false;
+        }
+        let consent = if allow { Consent::Given(account.clone()) } else { Consent::Refused };
+        self.grants.device_of(user_code).map(|device| device.consent = consent).is_some()
     }
 
     pub(super) fn create_conversation(&mut self, owner: &AccountId) -> String {
@@ -335,10 +366,6 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let _ = getrandom::fill(&mut bytes);
     bytes
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// [RFC 7468](https://www.rfc-editor.org/rfc/rfc7468): lines of 64 characters.

@@ -6,6 +6,7 @@ use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde_json::{Map, Value, json};
 
 use super::key::JwtKey;
+use crate::hex::hex;
 use crate::provider::CredentialError;
 
 /// The claims that are set here and nowhere else.
@@ -65,13 +66,4 @@ impl Assertion {
 
 fn encode(value: &Value) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(value.to_string())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
 }
