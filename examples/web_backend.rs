@@ -64,14 +64,13 @@ pub(crate) struct Setup {
     pub(crate) enterprise: UserApp,
     /// Seals the cookies.
     pub(crate) key: Key,
-    pub(crate) personal_store: Arc<dyn TokenStore>,
-    pub(crate) enterprise_store: Arc<dyn TokenStore>,
+    /// For both: a grant is kept under its app's ID and its user.
+    pub(crate) store: Arc<dyn TokenStore>,
 }
 
-/// The two stores in one Redis, each under a prefix of its own.
-pub(crate) fn stores_in(redis_url: &str) -> Result<[Arc<dyn TokenStore>; 2], Error> {
-    let store = |prefix| Ok(Arc::new(RedisStore::new(redis_url)?.with_prefix(prefix)) as Arc<dyn TokenStore>);
-    Ok([store("web-backend:personal")?, store("web-backend:enterprise")?])
+/// A store in this Redis.
+pub(crate) fn store_in(redis_url: &str) -> Result<Arc<dyn TokenStore>, Error> {
+    Ok(Arc::new(RedisStore::new(redis_url)?.with_prefix("web-backend")))
 }
 
 #[derive(Clone)]
@@ -92,19 +91,19 @@ impl FromRef<App> for Key {
 
 /// One replica, and the handle that an operator has to be able to reach.
 pub(crate) fn backend(setup: Setup) -> Result<(Router, FallbackHandle), BoxError> {
-    let Setup { region, public_url, personal, enterprise, key, personal_store, enterprise_store } = setup;
-    let account = |name: &'static str, app: UserApp, store| -> Result<_, Error> {
+    let Setup { region, public_url, personal, enterprise, key, store } = setup;
+    let account = |name: &'static str, app: UserApp| -> Result<_, Error> {
         let http = Client::builder(TokioExecutor::new()).build_http();
         let config = coze::user_app(&region, app.client_id)
             .with_client_secret(app.client_secret.unwrap_or_default())
             .with_redirect_uri(format!("{public_url}/callback/{name}"));
         let client = OAuthClient::new(http, config)?;
         let login = format!("{public_url}/login/{name}");
-        let tokens = UserTokens::new(client.clone(), store, move |_: &UserId| login.clone());
+        let tokens = UserTokens::new(client.clone(), Arc::clone(&store), move |_: &UserId| login.clone());
         Ok((client, tokens))
     };
-    let personal = account("personal", personal, personal_store)?;
-    let enterprise = account("enterprise", enterprise, enterprise_store)?;
+    let personal = account("personal", personal)?;
+    let enterprise = account("enterprise", enterprise)?;
     let layer = coze::layer(&region, personal.1.clone(), enterprise.1.clone())?;
     let handle = layer.handle();
     let coze = ServiceBuilder::new().layer(layer).service(Client::builder(TokioExecutor::new()).build_http());
@@ -192,6 +191,8 @@ async fn enter(
     jar: PrivateCookieJar,
     Form(Entered { user }): Form<Entered>,
 ) -> Response {
+    // Whoever was here before has nothing to finish any more.
+    let jar = app.cookies.remove(jar, LOGIN);
     back(&app, app.cookies.add(jar, SESSION, user))
 }
 
@@ -387,9 +388,9 @@ async fn main() -> Result<(), BoxError> {
     let urls = [0, 1].map(|n| listeners[n].local_addr().map(|address| format!("http://{address}")));
     let [first, second] = urls;
     let (first, second) = (first?, second?);
-    let [personal_store, enterprise_store]: [Arc<dyn TokenStore>; 2] = match std::env::var("REDIS_URL") {
-        Ok(url) => stores_in(&url)?,
-        Err(_) => [Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new())],
+    let store: Arc<dyn TokenStore> = match std::env::var("REDIS_URL") {
+        Ok(url) => store_in(&url)?,
+        Err(_) => Arc::new(MemoryStore::new()),
     };
     let app = |account: &str| {
         let app = coze.create_web_app();
@@ -402,8 +403,7 @@ async fn main() -> Result<(), BoxError> {
         personal: app("personal"),
         enterprise: app("enterprise"),
         key: Key::generate(),
-        personal_store,
-        enterprise_store,
+        store,
     };
     let mut handles = Vec::new();
     for listener in listeners {

@@ -40,6 +40,10 @@ impl<RB: Body> Answer<RB> {
         let (head, body) = response.into_parts();
         Self { head, body: PeekBody::new(body) }
     }
+
+    pub(crate) fn into_response(self) -> Response<PeekBody<RB>> {
+        Response::from_parts(self.head, self.body)
+    }
 }
 
 impl<RB: Body + Unpin> Answer<RB> {

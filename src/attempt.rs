@@ -2,7 +2,8 @@
 
 use bytes::{Buf, Bytes};
 use http::header::{HeaderName, HeaderValue};
-use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request, uri};
 
 /// The head as the caller sent it.
 ///
@@ -12,85 +13,110 @@ use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request};
 pub(crate) struct Snapshot {
     method: Method,
     version: Version,
-    headers: FrozenHeaders,
+    scheme: Option<Scheme>,
+    text: Frozen,
     extensions: Extensions,
 }
 
 impl Snapshot {
+    #[inline]
     pub(crate) fn of(head: &request::Parts) -> Self {
         Self {
             method: head.method.clone(),
             version: head.version,
-            headers: FrozenHeaders::freeze(&head.headers),
+            scheme: head.uri.scheme().cloned(),
+            text: Frozen::freeze(&head.uri, &head.headers),
             extensions: head.extensions.clone(),
         }
     }
 
-    /// The head again, without the header `without`; the caller has kept the URI.
-    pub(crate) fn thaw(self, uri: Uri, without: Option<&HeaderName>) -> request::Parts {
+    /// The head again, without the header `without`.
+    pub(crate) fn thaw(self, without: Option<&HeaderName>) -> request::Parts {
         let mut head = Request::new(()).into_parts().0;
         head.method = self.method;
-        head.uri = uri;
+        head.uri = self.text.uri(self.scheme);
         head.version = self.version;
-        head.headers = self.headers.thaw();
+        head.headers = self.text.thaw_headers();
         head.extensions = self.extensions;
         without.map(|name| head.headers.remove(name));
         head
     }
+
+    /// The URI alone.
+    pub(crate) fn uri(&self) -> Uri {
+        self.text.uri(self.scheme.clone())
+    }
 }
 
-/// Headers written one after the other into one buffer.
+/// URI and headers written one after the other into one buffer.
 ///
-/// Cloning a `HeaderMap` allocates for the map and, most often, for every custom name and value. Most
-/// snapshots are dropped unused, so freezing writes to a buffer that was used before, and thawing pays the rest.
-struct FrozenHeaders {
-    /// For each value: a [`prefix`], the name, the value. What stands behind `end` is of earlier use.
+/// Cloning a `HeaderMap` allocates for the map and, most often, for every custom name and value; cloning a `Uri`
+/// counts in memory that others count in. Most snapshots are dropped unused, so freezing writes to a buffer that was
+/// used before, and thawing pays the rest.
+struct Frozen {
+    /// Authority, path and query; then, for each value of a header: a [`prefix`], the name, the value. What stands
+    /// behind `end` is of earlier use.
     buffer: Vec<u8>,
+    /// Where the authority ends. It is empty if there is none, and so is the path.
+    authority: usize,
+    /// Where the path and query end.
+    path: usize,
     end: usize,
 }
 
 /// Set in a prefix if the value is marked sensitive.
 const SENSITIVE: u64 = 1 << 47;
 
-const PREFIX: usize = size_of::<u64>();
-
 /// The name's length in the upper 16 bits, which is as long as the `http` crate allows a name to be; the mark; the
 /// value's length in the lower 47 bits, which is more than any memory holds.
+#[inline]
 fn prefix(name: &[u8], value: &HeaderValue) -> u64 {
     let mark = if value.is_sensitive() { SENSITIVE } else { 0 };
     (name.len() as u64) << 48 | mark | value.len() as u64
 }
 
-impl FrozenHeaders {
-    fn freeze(headers: &HeaderMap) -> Self {
-        let (mut buffer, mut end) = (spare::take(), 0);
-        for (name, value) in headers {
-            let name = name.as_str().as_bytes();
-            let start = end;
-            end += PREFIX + name.len() + value.len();
-            if end > buffer.len() {
-                buffer.resize(end.next_power_of_two().max(spare::SMALLEST), 0);
-            }
-            let (lengths, texts) = buffer[start..end].split_at_mut(PREFIX);
-            let (names, values) = texts.split_at_mut(name.len());
-            lengths.copy_from_slice(&prefix(name, value).to_ne_bytes());
-            names.copy_from_slice(name);
-            values.copy_from_slice(value.as_bytes());
-        }
-        Self { buffer, end }
+const PREFIX: usize = size_of::<u64>();
+
+const AS_FROZEN: &str = "it was valid when frozen";
+
+impl Frozen {
+    fn freeze(uri: &Uri, headers: &HeaderMap) -> Self {
+        let authority = uri.authority().map_or("", Authority::as_str).as_bytes();
+        let path = uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes();
+        let mut buffer = spare::take();
+        let start = authority.len() + path.len();
+        let (authorities, paths) = part(&mut buffer, 0, start).split_at_mut(authority.len());
+        authorities.copy_from_slice(authority);
+        paths.copy_from_slice(path);
+        let end = write(headers, &mut buffer, start);
+        Self { buffer, authority: authority.len(), path: start, end }
     }
 
-    fn thaw(mut self) -> HeaderMap {
+    fn uri(&self, scheme: Option<Scheme>) -> Uri {
+        let (authority, path) = self.buffer[..self.path].split_at(self.authority);
+        let mut parts = uri::Parts::default();
+        parts.scheme = scheme;
+        if !authority.is_empty() {
+            parts.authority = Some(Authority::try_from(authority).expect(AS_FROZEN));
+        }
+        if !path.is_empty() {
+            parts.path_and_query = Some(PathAndQuery::try_from(path).expect(AS_FROZEN));
+        }
+        Uri::from_parts(parts).expect(AS_FROZEN)
+    }
+
+    fn thaw_headers(mut self) -> HeaderMap {
         let mut rest = Bytes::from(std::mem::take(&mut self.buffer));
         rest.truncate(self.end);
+        rest.advance(self.path);
         let mut headers = HeaderMap::new();
         while !rest.is_empty() {
             let prefix = rest.get_u64_ne();
             // Lossless: both lengths came from a `usize`.
             let name = rest.split_to((prefix >> 48) as usize);
             let value = rest.split_to((prefix & (SENSITIVE - 1)) as usize);
-            let name = HeaderName::from_bytes(&name).expect("it was a header name when frozen");
-            let mut value = HeaderValue::from_maybe_shared(value).expect("it was a header value when frozen");
+            let name = HeaderName::from_bytes(&name).expect(AS_FROZEN);
+            let mut value = HeaderValue::from_maybe_shared(value).expect(AS_FROZEN);
             value.set_sensitive(prefix & SENSITIVE != 0);
             headers.append(name, value);
         }
@@ -98,7 +124,31 @@ impl FrozenHeaders {
     }
 }
 
-impl Drop for FrozenHeaders {
+/// Writes from `end` on; returns where that ends by then.
+// A loop by itself, so that it has the registers.
+#[inline(never)]
+fn write(headers: &HeaderMap, buffer: &mut Vec<u8>, mut end: usize) -> usize {
+    for (name, value) in headers {
+        let (start, name, text) = (end, name.as_str().as_bytes(), value.as_bytes());
+        end += PREFIX + name.len() + text.len();
+        let (lengths, texts) = part(buffer, start, end).split_at_mut(PREFIX);
+        let (names, values) = texts.split_at_mut(name.len());
+        lengths.copy_from_slice(&prefix(name, value).to_ne_bytes());
+        names.copy_from_slice(name);
+        values.copy_from_slice(text);
+    }
+    end
+}
+
+#[inline]
+fn part(buffer: &mut Vec<u8>, start: usize, end: usize) -> &mut [u8] {
+    if end > buffer.len() {
+        spare::grow(buffer, end);
+    }
+    &mut buffer[start..end]
+}
+
+impl Drop for Frozen {
     fn drop(&mut self) {
         spare::put(std::mem::take(&mut self.buffer));
     }
@@ -112,7 +162,7 @@ mod spare {
     const KEPT: usize = 32;
 
     /// The size of a new buffer, in bytes: enough for many heads.
-    pub(super) const SMALLEST: usize = 1024;
+    const SMALLEST: usize = 1024;
 
     /// The size of the largest buffer that is kept, in bytes: more than most heads have.
     const LARGEST: usize = 8 * 1024;
@@ -125,6 +175,11 @@ mod spare {
     pub(super) fn take() -> Vec<u8> {
         // While the thread ends, there is none.
         BUFFERS.try_with(|buffers| buffers.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+    }
+
+    #[cold]
+    pub(super) fn grow(buffer: &mut Vec<u8>, length: usize) {
+        buffer.resize(length.next_power_of_two().max(SMALLEST), 0);
     }
 
     pub(super) fn put(buffer: Vec<u8>) {
@@ -140,10 +195,10 @@ mod spare {
     }
 }
 
-impl std::fmt::Debug for FrozenHeaders {
+impl std::fmt::Debug for Frozen {
     /// Values may be secrets of the caller.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FrozenHeaders").field("bytes", &self.end).finish_non_exhaustive()
+        f.debug_struct("Frozen").field("bytes", &self.end).finish_non_exhaustive()
     }
 }
 
@@ -173,7 +228,7 @@ mod tests {
             .extension(7_u8)
             .body(())
             .unwrap();
-        let thawed = snapshot(&request).thaw(request.uri().clone(), Some(&AUTHORIZATION));
+        let thawed = snapshot(&request).thaw(Some(&AUTHORIZATION));
 
         request.headers_mut().remove(AUTHORIZATION);
         let expected = request.into_parts().0;
@@ -192,6 +247,29 @@ mod tests {
         assert!(!format!("{:?}", snapshot(&request)).contains("s3cret"));
     }
 
+    #[test]
+    fn every_form_of_uri_survives_being_frozen() {
+        for text in [
+            "/",
+            "/a/b?c=d",
+            "*",
+            "example.com:443",
+            "https://user@example.com:8443/a?b#c",
+            "http://[::1]",
+            "http://example.com?q",
+            "ws+unix://example.com/%20",
+        ] {
+            let uri: Uri = text.parse().unwrap();
+            let request = Request::get(uri.clone()).body(()).unwrap();
+            let thawed = [snapshot(&request).uri(), snapshot(&request).thaw(None).uri];
+            for thawed in thawed {
+                assert_eq!(thawed, uri);
+                assert_eq!(thawed.to_string(), uri.to_string());
+                assert_eq!(thawed.path_and_query(), uri.path_and_query());
+            }
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_headers_survive_being_frozen(
@@ -202,7 +280,7 @@ mod tests {
                 let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
                 request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
             }
-            let thawed = snapshot(&request).thaw(Uri::default(), None);
+            let thawed = snapshot(&request).thaw(None);
             proptest::prop_assert_eq!(&thawed.headers, request.headers());
         }
     }

@@ -9,20 +9,17 @@ use std::task::{Context, Poll, ready};
 use http::{Request, Response, request};
 use http_body::Body;
 use pin_project::{pin_project, pinned_drop};
-use tokio::time::Sleep;
 use tower_service::Service;
 
-use crate::answer::{Answer, Peeking, poll_drain};
+use crate::answer::{Answer, Peeking};
 use crate::body::{PeekBody, ReplayBody};
-use crate::call::{Call, Step};
+use crate::call::Call;
 use crate::classify::Decision;
-use crate::credential::Credential;
 use crate::error::{BoxError, Error};
 use crate::layer::Shared;
-use crate::outcome::NoReplay;
-use crate::policy::is_for_a_proxy;
 use crate::preference::Slot;
 use crate::provider::{AuthProvider, CredentialFuture};
+use crate::second::{Second, Way};
 
 /// The future of [`CredentialFallback`](crate::CredentialFallback).
 ///
@@ -42,109 +39,46 @@ where
     RB: Body,
 {
     /// Was polled ready before the future was made; is polled ready again before the second attempt.
-    inner: S,
-    shared: Arc<Shared<P, E>>,
-    call: Call<B>,
+    pub(crate) inner: S,
+    pub(crate) shared: Arc<Shared<P, E>>,
+    pub(crate) call: Call<B>,
     #[pin]
-    state: State<S::Future, B, RB>,
+    pub(crate) state: State<S::Future, B, RB>,
 }
 
 /// Where the call is. The `Option`s are there to be taken when the state is left.
 ///
-/// What does not have to wait goes through no state: most calls are in `Attempt` and `Done` alone.
+/// What does not have to wait goes through no state: most calls are in `Attempt` and `Done` alone. The others are
+/// boxed, so that the future is small to move.
 #[pin_project(project = StateProj)]
-enum State<F, B, RB: Body> {
+pub(crate) enum State<F, B, RB: Body> {
     Failed {
         error: Option<Error>,
     },
     FirstCredential {
-        slot: Slot,
-        credential: CredentialFuture,
-        request: Option<(request::Parts, ReplayBody<B>)>,
+        waiting: Option<Box<FirstCredential<B>>>,
     },
     Attempt {
         #[pin]
         response: F,
     },
     Peek {
-        answer: Option<Answer<RB>>,
-        peeking: Peeking,
+        peek: Option<Box<(Answer<RB>, Peeking)>>,
     },
-    Drain {
-        refused: Option<Answer<RB>>,
-        patience: Option<Pin<Box<Sleep>>>,
-    },
-    OtherCredential {
-        credential: CredentialFuture,
-        refused: Option<Answer<RB>>,
-        head: Option<request::Parts>,
-    },
-    /// `refused` is given up early if readiness may depend on it; `body` is taken over at the last moment.
-    Ready {
-        head: Option<request::Parts>,
-        body: Option<ReplayBody<B>>,
-        credential: Option<Credential>,
-        refused: Option<Answer<RB>>,
+    Second {
+        second: Option<Box<Second<B, RB>>>,
     },
     Done,
 }
 
+pub(crate) struct FirstCredential<B> {
+    pub(crate) slot: Slot,
+    pub(crate) credential: CredentialFuture,
+    pub(crate) head: request::Parts,
+    pub(crate) body: ReplayBody<B>,
+}
+
 const TAKEN: &str = "what a state holds is taken only when the state is left";
-
-impl<S, P, E, B, RB> ResponseFuture<S, P, E, B, RB>
-where
-    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
-    P: AuthProvider + 'static,
-    E: AuthProvider + 'static,
-    B: Body + Unpin,
-    B::Error: Into<BoxError>,
-    RB: Body,
-{
-    /// `ready` has been polled ready and not been called since. It is called at once, if the credential is at hand.
-    pub(crate) fn new(mut ready: S, shared: Arc<Shared<P, E>>, request: Request<B>) -> Self {
-        let mut call = Call::new(&shared.policy, &request);
-        let state = start(&mut ready, &shared, &mut call, request);
-        Self { inner: ready, shared, call, state }
-    }
-}
-
-fn start<S, P, E, B, RB>(
-    ready: &mut S,
-    shared: &Shared<P, E>,
-    call: &mut Call<B>,
-    request: Request<B>,
-) -> State<S::Future, B, RB>
-where
-    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
-    P: AuthProvider + 'static,
-    E: AuthProvider + 'static,
-    B: Body + Unpin,
-    B::Error: Into<BoxError>,
-    RB: Body,
-{
-    let policy = &shared.policy;
-    if !policy.is_in_scope(&call.uri) || is_for_a_proxy(&request) {
-        call.outcome.record_no_replay(NoReplay::OutOfScope);
-        let request = request.map(ReplayBody::new);
-        return State::Attempt { response: call.watch.enter(|| ready.call(request)) };
-    }
-    if policy.is_insecure(&call.uri) {
-        call.fail(policy);
-        return State::Failed { error: Some(Error::insecure_origin(&call.uri)) };
-    }
-    let (head, body) = request.into_parts();
-    let body = ReplayBody::new(body);
-    let slot = call.plan(policy, &head, body.content());
-    let credential = match shared.provider(slot).credential(&head).at_hand() {
-        Ok(Ok(credential)) => {
-            let request = call.first_request(policy, slot, credential, head, body);
-            return State::Attempt { response: call.watch.enter(|| ready.call(request)) };
-        }
-        Ok(Err(error)) => CredentialFuture::ready(Err(error)),
-        Err(waiting) => waiting,
-    };
-    State::FirstCredential { slot, credential, request: Some((head, body)) }
-}
 
 impl<S, P, E, B, RB> Future for ResponseFuture<S, P, E, B, RB>
 where
@@ -163,158 +97,137 @@ where
         let (call, shared) = (this.call, &**this.shared);
         let policy = &shared.policy;
         loop {
-            let next = match this.state.as_mut().project() {
-                StateProj::Failed { error } => {
-                    let error = error.take().expect(TAKEN);
+            let StateProj::Attempt { response } = this.state.as_mut().project() else {
+                match ready!(wait(this.state.as_mut().project(), cx, this.inner, shared, call)) {
+                    Waited::For(next) => this.state.set(next),
+                    Waited::End(end) => {
+                        this.state.set(State::Done);
+                        return Poll::Ready(end);
+                    }
+                }
+                continue;
+            };
+            let polled = if call.ledger.is_watched() {
+                call.ledger.enter(|| response.poll(cx))
+            } else {
+                // Not through a closure, which would move the response once more.
+                response.poll(cx)
+            };
+            let mut answer = match polled {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(response)) => Answer::new(response),
+                Poll::Ready(Err(error)) => {
+                    call.fail(policy);
                     this.state.set(State::Done);
                     return Poll::Ready(Err(error.into()));
                 }
-
-                StateProj::FirstCredential { slot, credential, request } => {
-                    let (slot, given) = (*slot, ready!(Pin::new(credential).poll(cx)));
-                    let (head, body) = request.take().expect(TAKEN);
-                    match given {
-                        Ok(credential) => {
-                            let request = call.first_request(policy, slot, credential, head, body);
-                            State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
-                        }
-                        Err(error) => match call.turn_to_other(policy, slot, error) {
-                            Ok(other) => State::FirstCredential {
-                                slot: other,
-                                credential: shared.provider(other).credential(&head),
-                                request: Some((head, body)),
-                            },
-                            Err(error) => {
-                                call.fail(policy);
-                                this.state.set(State::Done);
-                                return Poll::Ready(Err(error.into()));
-                            }
-                        },
-                    }
-                }
-
-                StateProj::Attempt { response } => {
-                    let response = match ready!(call.watch.enter(|| response.poll(cx))) {
-                        Ok(response) => response,
-                        Err(error) => {
-                            call.fail(policy);
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(error.into()));
-                        }
-                    };
-                    // The inner service's future goes before its answer is looked at.
-                    this.state.set(State::Done);
-                    let mut answer = Answer::new(response);
-                    if call.sent.is_none() {
-                        return Poll::Ready(Ok(call.finish(policy, answer)));
-                    }
-                    let decision = match policy.classifier.head(&answer.head) {
-                        Decision::Inspect if call.may_peek && policy.may_inspect(&answer.head) => {
-                            let mut peeking = Peeking::default();
-                            match answer.poll_decision(cx, policy, &mut peeking) {
-                                Poll::Ready(decision) => decision,
-                                Poll::Pending => {
-                                    this.state.set(State::Peek { answer: Some(answer), peeking });
-                                    return Poll::Pending;
-                                }
-                            }
-                        }
-                        decision => decision,
-                    };
-                    match call.judge(shared, &answer.head, decision) {
-                        Step::Final => return Poll::Ready(Ok(call.finish(policy, answer))),
-                        Step::Refuse(reason) => return Poll::Ready(Ok(call.refuse(policy, answer, reason))),
-                        Step::Replay => State::Drain { refused: Some(answer), patience: None },
-                    }
-                }
-
-                StateProj::Peek { answer, peeking } => {
-                    let looked = answer.as_mut().expect(TAKEN);
-                    let decision = ready!(looked.poll_decision(cx, policy, peeking));
-                    let answer = answer.take().expect(TAKEN);
-                    this.state.set(State::Done);
-                    match call.judge(shared, &answer.head, decision) {
-                        Step::Final => return Poll::Ready(Ok(call.finish(policy, answer))),
-                        Step::Refuse(reason) => return Poll::Ready(Ok(call.refuse(policy, answer, reason))),
-                        Step::Replay => State::Drain { refused: Some(answer), patience: None },
-                    }
-                }
-
-                StateProj::Drain { refused, patience } => {
-                    let draining = &mut refused.as_mut().expect(TAKEN).body;
-                    ready!(poll_drain(draining, patience, policy.inspect_limit, cx));
-                    let head = call.second_head(policy);
-                    State::OtherCredential {
-                        credential: shared.provider(call.next).credential(&head),
-                        refused: refused.take(),
-                        head: Some(head),
-                    }
-                }
-
-                StateProj::OtherCredential { credential, refused, head } => {
-                    let given = ready!(Pin::new(credential).poll(cx));
-                    match call.accept_other(policy, given) {
-                        Ok(credential) => {
-                            let mut head = head.take().expect(TAKEN);
-                            policy.put(&credential, &mut head.headers);
-                            State::Ready {
-                                head: Some(head),
-                                body: None,
-                                credential: Some(credential),
-                                refused: refused.take(),
-                            }
-                        }
-                        Err(reason) => {
-                            let refused = refused.take().expect(TAKEN);
-                            this.state.set(State::Done);
-                            return Poll::Ready(Ok(call.refuse(policy, refused, reason)));
-                        }
-                    }
-                }
-
-                StateProj::Ready { head, body, credential, refused } => {
-                    let readiness = this.inner.poll_ready(cx);
-                    if let Poll::Ready(Err(error)) = readiness {
-                        let refused = refused.take();
-                        this.state.set(State::Done);
-                        return Poll::Ready(match refused {
-                            Some(refused) => Ok(call.refuse(policy, refused, NoReplay::InnerNotReady)),
-                            None => {
-                                call.fail(policy);
-                                Err(error.into())
-                            }
-                        });
-                    }
-                    // Only now: up to here the refusal might have become the answer, and taking the body over
-                    // may cut off what is left of it.
-                    if body.is_none() {
-                        match call.take_body() {
-                            Ok(taken) => *body = Some(taken),
-                            Err(reason) => {
-                                let refused = refused.take().expect(TAKEN);
-                                this.state.set(State::Done);
-                                return Poll::Ready(Ok(call.refuse(policy, refused, reason)));
-                            }
-                        }
-                    }
-                    if readiness.is_pending() {
-                        // An answer that still holds its connection may be what the inner service waits
-                        // for. Losing it is better than waiting for ever.
-                        if refused.as_ref().is_some_and(|refused| !refused.body.is_whole()) {
-                            *refused = None;
-                        }
+            };
+            // The inner service's future goes before its answer is looked at.
+            this.state.set(State::Done);
+            if !call.is_signed() {
+                call.finish(policy, &mut answer);
+                return Poll::Ready(Ok(answer.into_response()));
+            }
+            let mut decision = policy.classifier.head(&answer.head);
+            if decision == Decision::Inspect && call.may_peek && policy.may_inspect(&answer.head) {
+                let mut peeking = Peeking::default();
+                match answer.poll_decision(cx, policy, &mut peeking) {
+                    Poll::Ready(decided) => decision = decided,
+                    Poll::Pending => {
+                        this.state.set(State::Peek { peek: Some(Box::new((answer, peeking))) });
                         return Poll::Pending;
                     }
-                    let request = Request::from_parts(head.take().expect(TAKEN), body.take().expect(TAKEN));
-                    call.send(policy, call.next, credential.take().expect(TAKEN));
-                    State::Attempt { response: call.watch.enter(|| this.inner.call(request)) }
                 }
-
-                StateProj::Done => panic!("`ResponseFuture` polled after it was ready"),
-            };
-            this.state.set(next);
+            }
+            if call.conclude(shared, &mut answer, decision) {
+                return Poll::Ready(Ok(answer.into_response()));
+            }
+            this.state.set(State::Second { second: Some(Box::new(Second::new(answer))) });
         }
     }
+}
+
+/// What a state that is waited in leads to.
+enum Waited<S: Service<Request<ReplayBody<B>>>, B, RB: Body> {
+    For(State<S::Future, B, RB>),
+    End(Result<Response<PeekBody<RB>>, BoxError>),
+}
+
+/// Goes on with a call that is in any state but `Attempt`.
+// Out of line, for the sake of the calls that never come here.
+#[inline(never)]
+fn wait<S, P, E, B, RB>(
+    state: StateProj<'_, S::Future, B, RB>,
+    cx: &mut Context<'_>,
+    inner: &mut S,
+    shared: &Shared<P, E>,
+    call: &mut Call<B>,
+) -> Poll<Waited<S, B, RB>>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+    S::Error: Into<BoxError>,
+    P: AuthProvider + 'static,
+    E: AuthProvider + 'static,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    RB: Body + Unpin,
+{
+    let policy = &shared.policy;
+    Poll::Ready(match state {
+        StateProj::FirstCredential { waiting } => {
+            let credential = &mut waiting.as_mut().expect(TAKEN).credential;
+            let given = ready!(Pin::new(credential).poll(cx));
+            let mut first = waiting.take().expect(TAKEN);
+            match given {
+                Ok(credential) => {
+                    let FirstCredential { slot, mut head, body, .. } = *first;
+                    let body = call.begin(policy, slot, credential, &mut head, body);
+                    let request = Request::from_parts(head, body);
+                    Waited::For(State::Attempt { response: call.ledger.enter(|| inner.call(request)) })
+                }
+                Err(error) => match call.turn_to_other(policy, first.slot, error) {
+                    Ok(other) => {
+                        first.slot = other;
+                        first.credential = shared.provider(other).credential(&first.head);
+                        Waited::For(State::FirstCredential { waiting: Some(first) })
+                    }
+                    Err(error) => {
+                        call.fail(policy);
+                        Waited::End(Err(error.into()))
+                    }
+                },
+            }
+        }
+
+        StateProj::Peek { peek } => {
+            let (answer, peeking) = &mut **peek.as_mut().expect(TAKEN);
+            let decision = ready!(answer.poll_decision(cx, policy, peeking));
+            let (mut answer, _) = *peek.take().expect(TAKEN);
+            if call.conclude(shared, &mut answer, decision) {
+                Waited::End(Ok(answer.into_response()))
+            } else {
+                Waited::For(State::Second { second: Some(Box::new(Second::new(answer))) })
+            }
+        }
+
+        StateProj::Second { second } => {
+            let second = second.as_mut().expect(TAKEN);
+            match ready!(second.poll(cx, call, shared, inner)) {
+                Way::Send(request) => {
+                    Waited::For(State::Attempt { response: call.ledger.enter(|| inner.call(request)) })
+                }
+                Way::Back(refused) => Waited::End(Ok(refused.into_response())),
+                Way::Failed(error) => {
+                    call.fail(policy);
+                    Waited::End(Err(error))
+                }
+            }
+        }
+
+        StateProj::Failed { error } => Waited::End(Err(error.take().expect(TAKEN).into())),
+
+        StateProj::Attempt { .. } | StateProj::Done => panic!("`ResponseFuture` polled after it was ready"),
+    })
 }
 
 #[pinned_drop]
@@ -325,7 +238,7 @@ where
 {
     fn drop(self: Pin<&mut Self>) {
         let this = self.project();
-        this.call.give_up(&this.shared.policy);
+        this.call.ledger.give_up(&this.shared.policy.live.stats);
     }
 }
 
@@ -340,9 +253,7 @@ where
             State::FirstCredential { .. } => "first credential",
             State::Attempt { .. } => "attempt",
             State::Peek { .. } => "peek",
-            State::Drain { .. } => "drain",
-            State::OtherCredential { .. } => "other credential",
-            State::Ready { .. } => "ready",
+            State::Second { .. } => "second attempt",
             State::Done => "done",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()

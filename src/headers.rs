@@ -6,6 +6,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 const FEW: usize = 24;
 
 /// As [`HeaderMap::get`] for each of these standard names.
+#[inline]
 pub(crate) fn first_values<'h, const N: usize>(
     headers: &'h HeaderMap,
     names: [&HeaderName; N],

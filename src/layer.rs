@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::HeaderName;
 use tower_layer::Layer;
 
 use crate::classify::{Classify, StatusClassifier};
+use crate::credential::Credential;
 use crate::error::Error;
 use crate::handle::{FallbackHandle, Live};
 use crate::observe::Observe;
@@ -78,9 +80,8 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
         {
             return Err(Error::config("fallback", "expected another credential than the primary one"));
         }
-        let mut known_headers: Vec<_> =
-            [fixed.0, fixed.1].into_iter().flatten().map(|known| known.name().clone()).collect();
-        known_headers.dedup();
+        let (ours, theirs) = (fixed.0.map(Credential::name), fixed.1.map(Credential::name));
+        let other = |own, other: Option<&HeaderName>| other.filter(|_| own != other).cloned();
         Ok(Self {
             policy: Policy {
                 classifier: Arc::new(StatusClassifier::new()),
@@ -91,7 +92,7 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
                 cooldown: COOLDOWN,
                 origins: None,
                 plaintext: Arc::new([]),
-                known_headers: known_headers.into(),
+                others_header: [other(ours, theirs), other(theirs, ours)],
                 observers: Vec::new(),
                 live: Arc::new(Live::new(Order::default(), Arc::new(Memory::new()))),
             },

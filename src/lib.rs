@@ -94,6 +94,7 @@ mod headers;
 #[cfg(feature = "jwt")]
 mod hex;
 mod layer;
+mod ledger;
 #[cfg(feature = "oauth")]
 pub mod oauth;
 pub mod observe;
@@ -105,6 +106,7 @@ pub mod provider;
 mod report;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
+mod second;
 mod service;
 #[cfg(feature = "oauth")]
 pub mod store;

@@ -106,11 +106,14 @@ pub(crate) fn is_plaintext_to_another_host(uri: &Uri) -> bool {
 pub struct FinalUri(pub Uri);
 
 /// Whether the answer is known to come from another origin than the one that was asked.
-pub(crate) fn led_to_another_origin(asked: &Uri, response: &Extensions) -> bool {
+pub(crate) fn led_to_another_origin(asked: impl FnOnce() -> Uri, response: &Extensions) -> bool {
     let ours = response.get().map(|FinalUri(uri)| uri);
     #[cfg(feature = "follow-redirect")]
     let ours = ours.or_else(|| response.get().map(|tower_http::follow_redirect::RequestUri(uri)| uri));
-    ours.is_some_and(|answered| answered != asked && !is_same_origin(answered, asked))
+    ours.is_some_and(|answered| {
+        let asked = asked();
+        *answered != asked && !is_same_origin(answered, &asked)
+    })
 }
 
 /// A URI's origin, borrowed.

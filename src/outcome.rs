@@ -150,13 +150,20 @@ impl Outcome {
 
     /// The same for a response of another type, such as reqwest's, that has these extensions.
     pub fn of_extensions(extensions: &Extensions) -> &Self {
+        match extensions.get::<Self>() {
+            Some(outcome) => outcome,
+            None if extensions.get::<AcceptedFallback>().is_some() => Self::at_once(Slot::Fallback),
+            None => Self::at_once(Slot::Primary),
+        }
+    }
+
+    fn at_once(slot: Slot) -> &'static Self {
         static PRIMARY: Outcome = Outcome::accepted(Slot::Primary);
         static FALLBACK: Outcome = Outcome::accepted(Slot::Fallback);
 
-        match extensions.get::<Self>() {
-            Some(outcome) => outcome,
-            None if extensions.get::<AcceptedFallback>().is_some() => &FALLBACK,
-            None => &PRIMARY,
+        match slot {
+            Slot::Primary => &PRIMARY,
+            Slot::Fallback => &FALLBACK,
         }
     }
 
@@ -191,7 +198,7 @@ impl Outcome {
         self.has_started_afresh
     }
 
-    pub(crate) const fn new() -> Self {
+    const fn new() -> Self {
         Self { attempts: [None, None], unavailable: None, no_replay: None, has_started_afresh: false }
     }
 
@@ -200,7 +207,7 @@ impl Outcome {
         Self { attempts, unavailable: None, no_replay: None, has_started_afresh: false }
     }
 
-    pub(crate) fn record(&mut self, slot: Slot, refused: Option<Rejection>) {
+    fn record(&mut self, slot: Slot, refused: Option<Rejection>) {
         if let Some(free) = self.attempts.iter_mut().find(|attempt| attempt.is_none()) {
             *free = Some(Attempt { slot, refused });
         }
@@ -218,24 +225,8 @@ impl Outcome {
         self.unavailable = Some((slot, error));
     }
 
-    /// Whether the primary was tried first and accepted, and nothing else is to be said.
-    pub(crate) fn is_plain(&self) -> bool {
-        matches!(self.attempts, [Some(Attempt { slot: Slot::Primary, refused: None }), None])
-            && self.unavailable.is_none()
-            && self.no_replay.is_none()
-            && !self.has_started_afresh
-    }
-
-    /// Takes out what a layer inside of this one has said.
-    pub(crate) fn forget(extensions: &mut Extensions) {
-        if !extensions.is_empty() {
-            extensions.remove::<Self>();
-            extensions.remove::<AcceptedFallback>();
-        }
-    }
-
-    /// Stores it where [`of`](Self::of) finds it; the plainest outcome is told by absence.
-    pub(crate) fn store(self, extensions: &mut Extensions) {
+    /// Stores it where [`of`](Self::of) finds it.
+    fn store(self, extensions: &mut Extensions) {
         let has_inner =
             || extensions.get::<Self>().is_some() || extensions.get::<AcceptedFallback>().is_some();
         if self.attempts().next().is_none() && has_inner() {
@@ -243,12 +234,70 @@ impl Outcome {
             return;
         }
         Self::forget(extensions);
-        match (self.attempts, &self.unavailable, &self.no_replay, self.has_started_afresh) {
-            ([Some(Attempt { slot, refused: None }), None], None, None, false) => match slot {
-                Slot::Primary => {}
-                Slot::Fallback => drop(extensions.insert(AcceptedFallback)),
-            },
-            _ => drop(extensions.insert(self)),
+        extensions.insert(self);
+    }
+
+    /// Takes out what a layer inside of this one has said.
+    fn forget(extensions: &mut Extensions) {
+        if !extensions.is_empty() {
+            extensions.remove::<Self>();
+            extensions.remove::<AcceptedFallback>();
+        }
+    }
+}
+
+/// The outcome of a call that goes on. Most calls never come to have one of their own.
+#[derive(Default)]
+pub(crate) enum SoFar {
+    #[default]
+    Nothing,
+    /// The first attempt was accepted.
+    AtOnce(Slot),
+    More(Box<Outcome>),
+}
+
+impl SoFar {
+    #[inline]
+    pub(crate) fn record(&mut self, slot: Slot, refused: Option<Rejection>) {
+        match self {
+            Self::Nothing if refused.is_none() => *self = Self::AtOnce(slot),
+            _ => self.edit().record(slot, refused),
+        }
+    }
+
+    pub(crate) fn read(&self) -> &Outcome {
+        static NOTHING: Outcome = Outcome::new();
+
+        match self {
+            Self::Nothing => &NOTHING,
+            Self::AtOnce(slot) => Outcome::at_once(*slot),
+            Self::More(outcome) => outcome,
+        }
+    }
+
+    #[cold]
+    pub(crate) fn edit(&mut self) -> &mut Outcome {
+        if !matches!(self, Self::More(_)) {
+            *self = Self::More(Box::new(self.read().clone()));
+        }
+        match self {
+            Self::More(outcome) => outcome,
+            Self::Nothing | Self::AtOnce(_) => unreachable!("it was made to be more"),
+        }
+    }
+
+    /// Stores it where [`Outcome::of`] finds it; the plainest is told by absence.
+    #[inline]
+    pub(crate) fn store(self, extensions: &mut Extensions) {
+        match self {
+            Self::AtOnce(slot) => {
+                Outcome::forget(extensions);
+                if slot == Slot::Fallback {
+                    extensions.insert(AcceptedFallback);
+                }
+            }
+            Self::Nothing => {}
+            Self::More(outcome) => outcome.store(extensions),
         }
     }
 }
@@ -288,7 +337,7 @@ mod tests {
     #[test]
     fn a_plain_success_stores_nothing_and_reads_as_the_primary() {
         let mut response = Response::new(());
-        let mut outcome = Outcome::new();
+        let mut outcome = SoFar::default();
         outcome.record(Slot::Primary, None);
         outcome.store(response.extensions_mut());
         assert!(response.extensions().is_empty());
@@ -298,12 +347,12 @@ mod tests {
 
     #[test]
     fn an_outcome_reads_as_a_sentence() {
-        let mut outcome = Outcome::new();
+        let mut outcome = SoFar::default();
         let rejection = Rejection::new(RejectionKind::Forbidden, StatusCode::OK).with_code(4101);
         outcome.record(Slot::Primary, Some(rejection));
         outcome.record(Slot::Fallback, None);
         assert_eq!(
-            outcome.to_string(),
+            outcome.read().to_string(),
             "primary refused: forbidden (HTTP 200, code 4101), then fallback accepted"
         );
         let mut response = Response::new(());

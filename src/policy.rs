@@ -13,7 +13,7 @@ use crate::handle::Live;
 use crate::headers::first_values;
 use crate::observe::Observe;
 use crate::origin::{Origin, is_plaintext_to_another_host};
-use crate::preference::{LeftBehind, Memory, ResourceKey};
+use crate::preference::{LeftBehind, Memory, ResourceKey, Slot};
 
 /// The layer's settings and memory; cheap to clone.
 #[derive(Clone)]
@@ -29,8 +29,9 @@ pub(crate) struct Policy {
     /// `None`: every origin is in scope.
     pub(crate) origins: Option<Arc<[Origin]>>,
     pub(crate) plaintext: Arc<[Origin]>,
-    /// Credential headers known from the start: the caller's own value under any of them is dropped.
-    pub(crate) known_headers: Arc<[HeaderName]>,
+    /// For each slot, the other's credential header, if that is known from the start and another: the caller's own
+    /// value under it is dropped.
+    pub(crate) others_header: [Option<HeaderName>; 2],
     pub(crate) observers: Vec<Arc<dyn Observe>>,
     /// Shared with the layer's handles, and with its clones.
     pub(crate) live: Arc<Live>,
@@ -72,8 +73,9 @@ impl Policy {
     }
 
     /// Puts the credential into a head, in place of whatever the caller had put there.
-    pub(crate) fn put(&self, credential: &Credential, headers: &mut HeaderMap) {
-        for name in self.known_headers.iter().filter(|name| *name != credential.name()) {
+    #[inline]
+    pub(crate) fn put(&self, slot: Slot, credential: &Credential, headers: &mut HeaderMap) {
+        if let Some(name) = &self.others_header[slot as usize] {
             headers.remove(name);
         }
         credential.apply(headers);

@@ -10,9 +10,11 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::body::{PeekBody, ReplayBody};
+use crate::call::{Call, Start};
 use crate::error::BoxError;
-use crate::future::ResponseFuture;
+use crate::future::{FirstCredential, ResponseFuture, State};
 use crate::layer::Shared;
+use crate::policy::is_for_a_proxy;
 use crate::provider::AuthProvider;
 
 /// A client that sends each request with one credential and, if that is refused, with the other.
@@ -61,8 +63,30 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // The service that was polled ready goes into the call; its clone has yet to become ready.
         let clone = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, clone);
-        ResponseFuture::new(ready, Arc::clone(&self.shared), request)
+        let mut ready = mem::replace(&mut self.inner, clone);
+        let shared = Arc::clone(&self.shared);
+
+        let mut call = Call::new(&shared.policy, &request);
+        let is_for_a_proxy = is_for_a_proxy(&request);
+        let (mut head, body) = request.into_parts();
+        let state = match call.start(&shared, is_for_a_proxy, &mut head, body) {
+            Start::Send(body) => {
+                let request = Request::from_parts(head, body);
+                let response = if call.ledger.is_watched() {
+                    call.ledger.enter(|| ready.call(request))
+                } else {
+                    // Not through a closure, which would move the request once more.
+                    ready.call(request)
+                };
+                State::Attempt { response }
+            }
+            Start::Wait(slot, credential, body) => {
+                let waiting = FirstCredential { slot, credential, head, body };
+                State::FirstCredential { waiting: Some(Box::new(waiting)) }
+            }
+            Start::Fail(error) => State::Failed { error: Some(error) },
+        };
+        ResponseFuture { inner: ready, shared, call, state }
     }
 }
 

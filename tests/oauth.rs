@@ -200,13 +200,19 @@ fn device(server: &Scripted, lifetime: u64, script: Vec<users::Script>) -> OAuth
         let (script, next) = (script.clone(), Arc::clone(&next));
         async move {
             if posted.get("grant_type").is_none() {
-                let code = json!({ "device_code": "device-s3cret", "user_code": "AB-CD",
-                    "verification_uri": "https://v.example", "expires_in": lifetime, "interval": 5 });
-                return Some((200, code));
+                return code_for(lifetime, 5);
             }
             script[next.fetch_add(1, Ordering::SeqCst).min(script.len() - 1)].clone()
         }
     })
+}
+
+fn code_for(lifetime: u64, interval: u64) -> users::Script {
+    Some((
+        200,
+        json!({ "device_code": "device-s3cret", "user_code": "AB-CD", "verification_uri": "https://v.example",
+            "expires_in": lifetime, "interval": interval }),
+    ))
 }
 
 fn granted() -> users::Script {
@@ -250,6 +256,150 @@ async fn a_code_that_nobody_enters_ends_in_an_error_when_it_runs_out() {
     let login = client.start_device().await.unwrap();
     assert_eq!(client.poll_device(&login).await.unwrap_err().kind(), OAuthErrorKind::Expired);
     assert_eq!(server.times(), [0, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_is_asked_for_a_last_time_just_before_its_end_and_that_answer_is_waited_for() {
+    // The second question would come at 10, half a second after the end by the server's count.
+    let server = Scripted::default();
+    let client = server.client(scripted_config(), |posted: Value| async move {
+        if posted.get("grant_type").is_none() {
+            return code_for(9, 5);
+        }
+        // Longer than the code lives.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        if posted["device_code"] == "device-s3cret" { granted() } else { None }
+    });
+    let login = client.start_device().await.unwrap();
+    client.poll_device(&login).await.unwrap();
+
+    let server = Scripted::default();
+    let client = device(&server, 9, vec![error("authorization_pending"), granted()]);
+    let login = client.start_device().await.unwrap();
+    client.poll_device(&login).await.unwrap();
+    assert_eq!(server.times(), [0, 5, 8]);
+    let server = Scripted::default();
+    let client = device(&server, 9, vec![error("authorization_pending")]);
+    let login = client.start_device().await.unwrap();
+    assert_eq!(client.poll_device(&login).await.unwrap_err().kind(), OAuthErrorKind::Expired);
+    assert_eq!(server.times(), [0, 5, 8], "and no more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_told_an_interval_of_nothing_still_pauses() {
+    let server = Scripted::default();
+    let client = server.client(scripted_config(), |posted: Value| async move {
+        if posted.get("grant_type").is_none() { code_for(4, 0) } else { error("authorization_pending") }
+    });
+    let login = client.start_device().await.unwrap();
+    assert_eq!(client.poll_device(&login).await.unwrap_err().kind(), OAuthErrorKind::Expired);
+    assert_eq!(server.times(), [0, 1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_with_a_status_of_success_is_a_refusal() {
+    let with_success = |code: &str| Some((200, json!({ "error_code": code, "error_message": "no" })));
+    let server = Scripted::default();
+    let script = vec![with_success("authorization_pending"), with_success("slow_down"), granted()];
+    let client = device(&server, 300, script);
+    let login = client.start_device().await.unwrap();
+    client.poll_device(&login).await.unwrap();
+    assert_eq!(server.times(), [0, 5, 10, 20]);
+
+    let server = Scripted::default();
+    let client = server.client(scripted_config(), move |_| async move { with_success("invalid_grant") });
+    let error = client.refresh(&RefreshToken::new("r1".to_owned())).await.unwrap_err();
+    assert_eq!(error.kind(), OAuthErrorKind::InvalidGrant, "{error}");
+    let error = client.start_device().await.unwrap_err();
+    assert_eq!(error.kind(), OAuthErrorKind::InvalidGrant, "{error}");
+    let (login, state) = begun(&client);
+    let error = client.finish(login, &state, "code").await.unwrap_err();
+    assert_eq!(error.kind(), OAuthErrorKind::InvalidGrant, "{error}");
+
+    // Where 0, or nothing, means that all is well.
+    for fine in [json!(0), json!(""), Value::Null, json!("0")] {
+        let answer = json!({ "access_token": "a", "error_code": fine, "error": fine });
+        let client = Scripted::default().client(scripted_config(), move |_| {
+            let answer = answer.clone();
+            async move { Some((200, answer)) }
+        });
+        client.refresh(&RefreshToken::new("r1".to_owned())).await.unwrap();
+    }
+}
+
+/// A login that was begun, and its state.
+fn begun(client: &OAuthClient) -> (Login, String) {
+    let (url, login) = client.authorize().unwrap();
+    let state = query_of(&url)["state"].clone();
+    (login, state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_holds_nobody_up_for_longer_than_the_time_limit() {
+    for (config, limit) in
+        [(scripted_config(), 30), (scripted_config().with_time_limit(Duration::from_secs(7)), 7)]
+    {
+        let client = Scripted::default().client(config, |_| std::future::pending());
+        let started = tokio::time::Instant::now();
+        let (login, state) = begun(&client);
+        let errors = [
+            client.finish(login, &state, "code").await.unwrap_err(),
+            client.refresh(&RefreshToken::new("r1".to_owned())).await.unwrap_err(),
+            client.start_device().await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), OAuthErrorKind::Unavailable);
+            assert!(error.to_string().contains("time limit"), "{error}");
+        }
+        assert_eq!(started.elapsed().as_secs(), 3 * limit);
+    }
+}
+
+#[tokio::test]
+async fn a_login_whose_answer_cannot_be_used_says_why() {
+    for (answer, why) in [
+        (json!({ "access_token": "a", "expires_in": 99_999_999_999_u64 }), "expires_in"),
+        (json!({ "refresh_token": "r" }), "access_token"),
+        (json!("text"), "JSON object"),
+    ] {
+        let client = Scripted::default().client(scripted_config(), move |_| {
+            let answer = answer.clone();
+            async move { Some((200, answer)) }
+        });
+        let (login, state) = begun(&client);
+        let error = client.finish(login, &state, "code").await.unwrap_err();
+        assert!(error.kind() == OAuthErrorKind::UnusableAnswer && error.to_string().contains(why), "{error}");
+    }
+    // A token that does not say when it ends is a token.
+    let client = Scripted::default()
+        .client(scripted_config(), |_| async { Some((200, json!({ "access_token": "a" }))) });
+    let (login, state) = begun(&client);
+    assert_eq!(client.finish(login, &state, "code").await.unwrap().expires_at(), None);
+}
+
+#[tokio::test]
+async fn a_device_login_that_the_config_has_no_url_for_is_a_mistake_in_the_config() {
+    let client = OAuthClient::new(http_client(), OAuthConfig::new("client-1", "https://id.example/token"));
+    let error = client.unwrap().start_device().await.unwrap_err();
+    assert!(
+        error.kind() == OAuthErrorKind::InvalidConfig && error.to_string().contains("device_url"),
+        "{error}"
+    );
+}
+
+#[test]
+fn logins_are_proved_with_pkce_unless_the_config_or_coze_says_otherwise() {
+    let proves = |config: OAuthConfig| {
+        let config = config.with_authorize_url("https://id.example/authorize").with_redirect_uri(CALLBACK);
+        let (url, _) = OAuthClient::new(http_client(), config).unwrap().authorize().unwrap();
+        query_of(&url).contains_key("code_challenge")
+    };
+    let general = || OAuthConfig::new("client-1", "https://id.example/token");
+    let coze = || coze::user_app(&Region::Cn, "client-1");
+    assert!(proves(general()) && proves(general().with_client_secret("s")));
+    assert!(!proves(general().with_pkce(false)));
+    assert!(proves(coze()) && !proves(coze().with_client_secret("s")));
+    assert!(proves(coze().with_client_secret("s").with_pkce(true)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,6 +457,14 @@ fn a_config_that_cannot_work_is_refused_with_the_name_of_its_field() {
         (good().with_authorize_url("http://id.example/authorize"), "authorize_url"),
         (good().with_device_url("ftp://id.example/"), "device_url"),
         (good().with_redirect_uri("not a URL"), "redirect_uri"),
+        (good().with_redirect_uri("http://app.example/callback"), "redirect_uri"),
+        (good().with_redirect_uri("myapp:/callback"), "redirect_uri"),
+        (good().with_redirect_uri("com.example.app:callback"), "redirect_uri"),
+        (good().with_redirect_uri("com.example.app:/callback#x"), "redirect_uri"),
+        (good().with_redirect_uri("com.example.app:/call back"), "redirect_uri"),
+        (good().with_redirect_uri("1.example:/callback"), "redirect_uri"),
+        (good().with_time_limit(Duration::ZERO), "time_limit"),
+        (good().with_time_limit(Duration::from_secs(7200)), "time_limit"),
         (good().with_client_secret("two words"), "client_secret"),
     ];
     for (config, field) in cases {
@@ -317,6 +475,17 @@ fn a_config_that_cannot_work_is_refused_with_the_name_of_its_field() {
             "{error}"
         );
     }
+    for uri in [
+        "com.example.app:/callback",
+        "com.example.app://host/callback?x=1",
+        "http://127.0.0.1:1234/callback",
+        "http://localhost/",
+        CALLBACK,
+    ] {
+        assert!(client(good().with_redirect_uri(uri)).is_ok(), "{uri}");
+    }
+    let plain = good().with_redirect_uri("http://app.example/callback").with_plaintext_allowed(true);
+    assert!(client(plain).is_ok());
     // What a login in a browser needs is asked for when one is begun.
     for (config, field) in [
         (good().with_redirect_uri(CALLBACK), "authorize_url"),

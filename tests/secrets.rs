@@ -236,7 +236,8 @@ async fn no_secret_of_a_user_is_in_any_log_error_or_debug_output_at_trace_level(
     clock.advance(Duration::from_secs(16 * 60));
     let credential = tokens.get(&alice).await.unwrap();
     secrets.push(secret_of(&credential));
-    let stored = store.load("alice").await.unwrap().unwrap();
+    let key = tokens.store_key(&alice);
+    let stored = store.load(&key).await.unwrap().unwrap();
     secrets.push(refresh_token_of(&stored.grant).unwrap());
     show(format!("{credential:?} {stored:?} {tokens:?} {store:?}"));
     coze.revoke_refresh_tokens(&account);
@@ -244,10 +245,30 @@ async fn no_secret_of_a_user_is_in_any_log_error_or_debug_output_at_trace_level(
     show(chain(&tokens.get(&alice).await.unwrap_err().into()));
     let wrong = RedisStore::new(&url.replace("p4ssword", "p4sswordX")).unwrap();
     secrets.push("p4ssword".to_owned());
-    show(chain(&wrong.load("alice").await.unwrap_err().into()));
+    show(chain(&wrong.load(&key).await.unwrap_err().into()));
+    // Answers that cannot be used, and what cannot be opened.
+    for answer in [
+        r#"{"refresh_token":"r3fresh_s3cret","access_token":["acc3ss_s3cret"],"expires_in":"x"}"#,
+        r#"["acc3ss_s3cret"]"#,
+        r#"{"error_code":"invalid_request","error_message":"bad token r3fresh_s3cret_that_is_long_enough"}"#,
+    ] {
+        tokens.sign_in(&alice, &grant).await.unwrap();
+        clock.advance(Duration::from_secs(16 * 60));
+        coze.clear_faults();
+        coze.inject(tower_credential_fallback::coze::simulator::Fault::raw(200, "application/json", answer));
+        show(chain(&tokens.get(&alice).await.unwrap_err().into()));
+    }
+    secrets.extend(["acc3ss_s3cret".to_owned(), "r3fresh_s3cret".to_owned()]);
+    coze.clear_faults();
+    tokens.sign_in(&alice, &grant).await.unwrap();
+    let other_key = RedisStore::new(&url).unwrap().with_encryption_key(b"another encryption key of 32 let");
+    let unreadable = users::users(&client, &Arc::new(other_key));
+    unreadable.observed_by(tower_credential_fallback::Slot::Fallback, &observer);
+    show(chain(&unreadable.get(&alice).await.unwrap_err().into()));
+    show(format!("{unreadable:?}"));
     server.kill();
     show(chain(&tokens.get(&alice).await.unwrap_err().into()));
-    show(chain(&store.save("alice", &grant, stored.version).await.unwrap_err().into()));
+    show(chain(&store.save(&key, &grant, stored.version).await.unwrap_err().into()));
 
     assert!(
         shown.contains("the user has to authorise again") && shown.contains("cannot be reached"),

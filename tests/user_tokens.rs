@@ -8,7 +8,7 @@ mod support;
 mod users;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use stores::FaultyStore;
+use stores::{FaultyStore, Lie};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_credential_fallback::coze::simulator::{AccountId, Fault, Simulator};
 use tower_credential_fallback::coze::{self, Region};
-use tower_credential_fallback::oauth::{Grant, OAuthClient, UserId, UserTokens};
+use tower_credential_fallback::oauth::{Grant, OAuthClient, OAuthConfig, UserId, UserTokens};
 use tower_credential_fallback::observe::{Observe, ObserveCall, TokenEvent};
 use tower_credential_fallback::store::{MemoryStore, TokenStore, Version};
 use tower_credential_fallback::{
@@ -35,6 +35,12 @@ use users::{
 
 /// A little over the life of a token of Coze's.
 const OVER: Duration = Duration::from_secs(16 * 60);
+
+/// Under which a [`Scripted`] server's client stores alice's grant.
+const ALICE: &str = "client-1::alice";
+
+/// More than a refresh token is held back after a failure that leaves it open whether it was taken.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// In the last quarter of it.
 const STALE: Duration = Duration::from_secs(12 * 60);
@@ -70,13 +76,18 @@ impl World {
         users(&self.client, &self.store)
     }
 
+    fn key(&self) -> String {
+        self.replica().store_key(&self.alice)
+    }
+
     async fn stored(&self) -> Option<Grant> {
-        self.store.load("alice").await.unwrap().map(|stored| stored.grant)
+        self.store.load(&self.key()).await.unwrap().map(|stored| stored.grant)
     }
 
     async fn replace(&self, grant: &Grant) {
-        let version = self.store.load("alice").await.unwrap().map_or(Version::NONE, |stored| stored.version);
-        self.store.save("alice", grant, version).await.unwrap().expect("nobody else is there");
+        let version =
+            self.store.load(&self.key()).await.unwrap().map_or(Version::NONE, |stored| stored.version);
+        self.store.save(&self.key(), grant, version).await.unwrap().expect("nobody else is there");
     }
 
     fn refreshes(&self) -> u64 {
@@ -132,7 +143,7 @@ async fn a_stale_token_serves_while_another_replica_holds_the_lease_and_an_ended
     let world = World::new().await;
     let replica = world.replica().with_load_timeout(Duration::from_secs(5)).unwrap();
     world.clock.advance(STALE);
-    let lease = world.store.lease("alice", Duration::from_secs(60)).await.unwrap().unwrap();
+    let lease = world.store.lease(&world.key(), Duration::from_secs(60)).await.unwrap().unwrap();
     let first = world.stored().await.unwrap();
     let credential = secret_of(&first.credential().unwrap());
     assert_eq!(token(&replica, &world.alice).await.unwrap(), credential);
@@ -141,7 +152,7 @@ async fn a_stale_token_serves_while_another_replica_holds_the_lease_and_an_ended
     let (waited, ()) = tokio::join!(token(&replica, &world.alice), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(world.refreshes(), 0, "not while another holds the lease");
-        world.store.release("alice", lease).await.unwrap();
+        world.store.release(&world.key(), lease).await.unwrap();
     });
     assert_ne!(waited.unwrap(), credential);
     assert_eq!(world.refreshes(), 1);
@@ -152,9 +163,13 @@ async fn a_lease_that_is_held_for_too_long_is_an_error_of_its_own_kind() {
     let world = World::new().await;
     let replica = world.replica().with_load_timeout(Duration::from_millis(300)).unwrap();
     world.clock.advance(OVER);
-    let _lease = world.store.lease("alice", Duration::from_secs(60)).await.unwrap().unwrap();
+    let _lease = world.store.lease(&world.key(), Duration::from_secs(60)).await.unwrap().unwrap();
     let error = token(&replica, &world.alice).await.unwrap_err();
-    assert!(error.to_string().contains("time limit of 300ms") && !is_store_down(&error), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "another replica, or an earlier call, is refreshing this user's token, and takes too long"
+    );
+    assert!(error.authorize_url().is_none());
     assert_eq!(world.refreshes(), 0);
 }
 
@@ -195,6 +210,7 @@ impl Observe for Heard {
         let name = match event {
             TokenEvent::NotSaved { error } => format!("not saved: {error}"),
             TokenEvent::GrantLost => "lost".to_owned(),
+            TokenEvent::GrantUnreadable { .. } => "unreadable".to_owned(),
             _ => return,
         };
         self.0.lock().unwrap().push(format!("{slot:?} {name}"));
@@ -230,34 +246,77 @@ async fn a_new_grant_that_cannot_be_saved_is_used_loudly_and_saved_as_soon_as_it
     assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), replica.lost()), (1, 0, 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn while_a_new_grant_waits_to_be_saved_no_other_replica_takes_it_for_lost() {
-    let world = World::new().await;
-    let replica = world.replica();
-    world.clock.advance(OVER);
-    world.store.set_saves_left(Some(1));
-    let new = token(&replica, &world.alice).await.unwrap();
-    let other = world.replica().with_load_timeout(Duration::from_secs(5)).unwrap();
-    let (found, ()) = tokio::join!(token(&other, &world.alice), async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        world.store.set_saves_left(None);
-    });
-    assert_eq!(found.unwrap(), new);
-    assert_eq!((world.coze.refresh_tokens_seen_again(), other.lost()), (0, 0));
+    // For less than the lease, and for longer: then the mark alone is left.
+    for (lease, down) in [(30, 1), (5, 8)] {
+        let (server, store) = (Scripted::default(), Arc::new(FaultyStore::default()));
+        let client = server.client(scripted_config(), |_| async { granted("2") });
+        store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
+        let replica = || {
+            let tokens = users(&client, &store).with_load_timeout(Duration::from_secs(4)).unwrap();
+            tokens.with_lease(Duration::from_secs(lease)).unwrap()
+        };
+        let (first, other, alice) = (replica(), replica(), UserId::new("alice"));
+        store.set_saves_left(Some(1));
+        assert_eq!(token(&first, &alice).await.unwrap(), "a-2");
+        store.set_down(true);
+        tokio::time::sleep(Duration::from_secs(down)).await;
+        store.set_down(false);
+        let (found, ()) = tokio::join!(token(&other, &alice), async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            store.set_saves_left(None);
+        });
+        assert_eq!(found.unwrap(), "a-2");
+        assert_eq!((server.posted().len(), other.lost()), (1, 0), "{lease}");
+    }
 }
 
 #[tokio::test]
-async fn a_mark_that_was_set_without_an_answer_is_taken_back_since_nothing_was_sent() {
+async fn a_mark_that_was_set_though_the_store_said_something_else_is_gone_on_with() {
+    for lie in [Lie::Failed, Lie::Changed] {
+        let world = World::new().await;
+        world.clock.advance(OVER);
+        world.store.lie_about_next_save(lie);
+        let replica = world.replica();
+        assert!(token(&replica, &world.alice).await.is_ok(), "{lie:?}");
+        assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), replica.lost()), (1, 0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_mark_that_was_set_before_the_store_went_down_is_taken_back_since_nothing_was_sent() {
     let world = World::new().await;
     world.clock.advance(OVER);
-    world.store.swallow_next_answer_to_a_save();
+    world.store.lie_about_next_save(Lie::FailedAndDown);
     let sent = world.coze.request_count();
     let error = token(&world.replica(), &world.alice).await.unwrap_err();
     assert!(is_store_down(&error) && world.coze.request_count() == sent, "{error}");
+    world.store.set_down(false);
     // Behind the caller's back, and others wait for it.
     let other = world.replica();
     assert!(token(&other, &world.alice).await.is_ok());
     assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), other.lost()), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_arrives_late_stays_out_for_ever() {
+    let server = Scripted::default();
+    let client = server.client(scripted_config(), |_| async { granted("2") });
+    let store = Arc::new(FaultyStore::default());
+    store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
+    store.lie_about_next_save(Lie::Late);
+    assert!(is_store_down(&token(&users(&client, &store), &UserId::new("alice")).await.unwrap_err()));
+    // The one who sent it has seen to it by the time that its lease is free.
+    let free = async {
+        while store.lease(ALICE, OVER).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), free).await.unwrap();
+    assert_eq!(store.apply_late_save().await, None);
+    assert!(!is_marked(&store.load(ALICE).await.unwrap().unwrap().grant));
+    assert_eq!(server.posted().len(), 0);
 }
 
 #[tokio::test]
@@ -321,7 +380,6 @@ fn a_process_that_settles_before_it_ends_cuts_no_refresh_off() {
         let process = runtime();
         process.block_on(async {
             let replica = world.replica();
-            replica.settle().await;
             let cut = tokio::time::timeout(Duration::from_millis(100), token(&replica, &world.alice)).await;
             assert!(cut.is_err());
             if settles {
@@ -330,8 +388,7 @@ fn a_process_that_settles_before_it_ends_cuts_no_refresh_off() {
         });
         drop(process);
         let grant = servers.block_on(world.stored()).unwrap();
-        let grant: Value = serde_json::from_slice(&grant.to_bytes()).unwrap();
-        assert_eq!(grant.get("being_spent_by").is_none(), settles, "{settles}");
+        assert_eq!(is_marked(&grant), !settles, "{settles}");
         world.clock.advance(OVER);
     }
 }
@@ -364,18 +421,27 @@ async fn a_refused_grant_that_was_replaced_meanwhile_is_tried_once_more() {
         async move {
             if posted["refresh_token"] == "r-1" {
                 // In the middle of it the user signs in again, on another replica.
-                let version = store.load("alice").await.unwrap().unwrap().version;
-                store.save("alice", &ended("2"), version).await.unwrap().unwrap();
+                let version = store.load(ALICE).await.unwrap().unwrap().version;
+                store.save(ALICE, &ended("2"), version).await.unwrap().unwrap();
                 return users::error("invalid_grant");
             }
             Some((200, json!({ "access_token": "a-3", "refresh_token": "r-3", "expires_in": 900 })))
         }
     });
-    store.save("alice", &ended("1"), Version::NONE).await.unwrap();
+    store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
     let tokens = users(&client, &store);
     assert_eq!(token(&tokens, &UserId::new("alice")).await.unwrap(), "a-3");
     let posted: Vec<Value> = server.posted().iter().map(|posted| posted["refresh_token"].clone()).collect();
     assert_eq!(posted, ["r-1", "r-2"], "each once");
+}
+
+fn granted(name: &str) -> users::Script {
+    let (access, refresh) = (format!("a-{name}"), format!("r-{name}"));
+    Some((200, json!({ "access_token": access, "refresh_token": refresh, "expires_in": 900 })))
+}
+
+fn is_marked(grant: &Grant) -> bool {
+    serde_json::from_slice::<Value>(&grant.to_bytes()).unwrap().get("being_spent_by").is_some()
 }
 
 /// A grant whose access token has ended.
@@ -384,23 +450,539 @@ fn ended(name: &str) -> Grant {
     Grant::new(format!("a-{name}"), Some(end), Some(format!("r-{name}"))).unwrap()
 }
 
+/// A server that answers one of `script` after the other, the last for ever; alice, whose access token has ended; and a
+/// replica for each call, so that none of them holds back for itself.
+struct Told {
+    server: Scripted,
+    clock: TestClock,
+    store: Arc<FaultyStore>,
+    client: OAuthClient,
+    alice: UserId,
+}
+
+impl Told {
+    async fn new(script: Vec<users::Script>) -> Self {
+        let (server, clock) = (Scripted::default(), TestClock::default());
+        let next = Arc::new(AtomicUsize::new(0));
+        let client = server.client(scripted_config().with_clock(clock.clone()), move |_| {
+            let (script, next) = (script.clone(), Arc::clone(&next));
+            async move { script[next.fetch_add(1, Ordering::SeqCst).min(script.len() - 1)].clone() }
+        });
+        let store = Arc::new(FaultyStore::default());
+        store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
+        Self { server, clock, store, client, alice: UserId::new("alice") }
+    }
+
+    fn replica(&self) -> UserTokens {
+        users(&self.client, &self.store)
+    }
+
+    async fn token(&self) -> Result<String, CredentialError> {
+        token(&self.replica(), &self.alice).await
+    }
+
+    /// Which refresh tokens the server has seen.
+    fn sent(&self) -> Vec<String> {
+        let posted = self.server.posted();
+        posted.iter().map(|posted| posted["refresh_token"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn stored(&self) -> Option<Grant> {
+        self.store.load(ALICE).await.unwrap().map(|stored| stored.grant)
+    }
+}
+
+fn asks(result: &Result<String, CredentialError>) -> bool {
+    result.as_ref().is_err_and(|error| error.authorize_url() == Some(&format!("{LOGIN}alice")))
+}
+
 #[tokio::test]
-async fn a_server_that_fails_spends_nothing_and_is_asked_again_later() {
-    for status in [500, 503, 429, 400] {
-        let world = World::new().await;
-        world.clock.advance(OVER);
-        let answer = r#"{"error_code":"internal_error"}"#;
-        world.coze.inject(Fault::raw(status, "application/json", answer).on("/api/permission"));
-        let error = token(&world.replica(), &world.alice).await.unwrap_err();
+async fn a_server_that_fails_is_asked_again_by_no_replica_before_a_pause_is_over() {
+    for status in [500, 502, 503, 504, 429, 408, 400, 200] {
+        let told =
+            Told::new(vec![Some((status, json!({"error_code": "internal_error"}))), granted("2")]).await;
+        let error = told.token().await.unwrap_err();
         assert!(
             error.to_string().contains(&status.to_string()) && error.authorize_url().is_none(),
             "{error}"
         );
-        world.coze.clear_faults();
-        let replica = world.replica();
-        assert!(token(&replica, &world.alice).await.is_ok());
-        assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), replica.lost()), (1, 0, 0));
+        let error = told.token().await.unwrap_err();
+        assert!(error.authorize_url().is_none() && error.retry_after().is_some(), "{error}");
+        assert_eq!(told.sent().len(), 1);
+        told.clock.advance(PAUSE);
+        assert_eq!(told.token().await.unwrap(), "a-2");
+        assert_eq!(told.sent(), ["r-1", "r-1"]);
     }
+}
+
+#[tokio::test]
+async fn a_token_that_the_server_took_though_its_answer_was_lost_ends_in_a_login_and_in_no_loop() {
+    let told = Told::new(vec![None, users::error("invalid_grant")]).await;
+    let error = told.token().await.unwrap_err();
+    assert!(error.authorize_url().is_none(), "one lost answer logs nobody out: {error}");
+    told.clock.advance(PAUSE);
+    assert!(asks(&told.token().await));
+    told.clock.advance(OVER);
+    assert!(asks(&told.token().await));
+    assert_eq!(told.sent(), ["r-1", "r-1"]);
+    assert!(told.stored().await.is_none());
+}
+
+#[tokio::test]
+async fn a_token_that_was_certainly_not_sent_may_be_sent_at_once() {
+    let told = Told::new(vec![granted("2")]).await;
+    let refused = tower::service_fn(|_: Request<Full<Bytes>>| async {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        Err::<http::Response<Full<Bytes>>, _>(std::io::Error::other(refused))
+    });
+    let client = OAuthClient::new(refused, scripted_config().with_clock(told.clock.clone())).unwrap();
+    let error = token(&users(&client, &told.store), &told.alice).await.unwrap_err();
+    assert!(error.to_string().contains("could not be reached"), "{error}");
+    assert_eq!(told.token().await.unwrap(), "a-2");
+    assert_eq!(told.sent(), ["r-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_outlasts_its_caller_goes_on_and_its_answer_is_kept() {
+    let server = Scripted::default();
+    let client = server.client(scripted_config(), |_| async {
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        granted("2")
+    });
+    let store = Arc::new(FaultyStore::default());
+    store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
+    let (first, other, alice) = (users(&client, &store), users(&client, &store), UserId::new("alice"));
+    let error = token(&first, &alice).await.unwrap_err();
+    assert!(error.to_string().contains("it goes on"), "{error}");
+    let error = token(&other, &alice).await.unwrap_err();
+    assert!(error.to_string().contains("is refreshing this user's token"), "{error}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(token(&other, &alice).await.unwrap(), "a-2");
+    assert_eq!((server.posted().len(), first.lost() + other.lost()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_never_ends_is_given_up_before_its_lease_is_and_the_token_is_sent_again_after_that()
+{
+    let server = Scripted::default();
+    let clock = TestClock::default();
+    let client = server.client(scripted_config().with_clock(clock.clone()), |_| std::future::pending());
+    let store = Arc::new(FaultyStore::default());
+    store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
+    let (replica, alice) = (users(&client, &store), UserId::new("alice"));
+    assert!(token(&replica, &alice).await.is_err());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!is_marked(&store.load(ALICE).await.unwrap().unwrap().grant));
+    clock.advance(PAUSE);
+    assert!(token(&users(&client, &store), &alice).await.is_err());
+    assert_eq!(server.times(), [0, 30 + 9]);
+}
+
+#[tokio::test]
+async fn a_new_refresh_token_is_kept_whatever_else_is_wrong_with_the_answer() {
+    for rest in [
+        json!({ "access_token": "a-2" }),
+        json!({ "access_token": "a-2", "expires_in": "soon" }),
+        json!({ "access_token": "a-2", "expires_in": null }),
+        json!({ "access_token": "a-2", "expires_in": 99_999_999_999_u64 }),
+    ] {
+        let mut answer = rest.clone();
+        answer["refresh_token"] = "r-2".into();
+        let told = Told::new(vec![Some((200, answer))]).await;
+        assert_eq!(told.token().await.unwrap(), "a-2", "{rest}");
+        assert_eq!(told.token().await.unwrap(), "a-2", "used until it is refused: {rest}");
+        let stored = told.stored().await.unwrap();
+        assert_eq!((stored.expires_at(), refresh_token_of(&stored).as_deref()), (None, Some("r-2")));
+    }
+    for rest in [
+        json!({ "error": "server_error" }),
+        json!({}),
+        json!({ "access_token": null }),
+        json!({ "access_token": "two words" }),
+        json!({ "access_token": "a-2", "token_type": "mac" }),
+    ] {
+        let mut answer = rest.clone();
+        answer["refresh_token"] = "r-2".into();
+        let told = Told::new(vec![Some((200, answer)), granted("3")]).await;
+        let error = told.token().await.unwrap_err();
+        assert!(error.authorize_url().is_none() && error.to_string().contains("token"), "{rest}: {error}");
+        assert_eq!(told.token().await.unwrap(), "a-3", "{rest}");
+        assert_eq!(told.sent(), ["r-1", "r-2"], "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_success_without_a_refresh_token_keeps_the_one_there_is() {
+    let told = Told::new(vec![Some((200, json!({ "access_token": "a-2", "expires_in": 900 })))]).await;
+    assert_eq!(told.token().await.unwrap(), "a-2");
+    assert_eq!(refresh_token_of(&told.stored().await.unwrap()).as_deref(), Some("r-1"));
+}
+
+#[tokio::test]
+async fn a_token_whose_answer_cannot_be_read_is_spent_and_never_sent_again() {
+    let unusable =
+        [json!("nonsense"), json!([]), json!({}), json!({ "code": 0 }), json!("x".repeat(100_000))];
+    for answer in unusable {
+        let told = Told::new(vec![Some((200, answer.clone())), granted("2")]).await;
+        let heard = Arc::new(Heard::default());
+        let replica = told.replica();
+        let observer: Arc<dyn Observe> = heard.clone();
+        replica.observed_by(Slot::Primary, &observer);
+        let result = token(&replica, &told.alice).await;
+        assert!(asks(&result), "{result:?}");
+        let error = result.unwrap_err();
+        assert!(
+            std::error::Error::source(&error).unwrap().to_string().contains("the token endpoint"),
+            "{error:?}"
+        );
+        assert_eq!((replica.lost(), heard.list()), (1, vec!["Primary lost".to_owned()]));
+        told.clock.advance(OVER);
+        assert!(asks(&told.token().await));
+        assert_eq!(told.sent(), ["r-1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_asks_the_user_and_is_not_repeated_for_a_while() {
+    let refusal = |status, code: &str| {
+        Some((status, json!({ "error_code": code, "error_message": "login session invalid" })))
+    };
+    for refusal in [
+        refusal(400, "invalid_request"),
+        refusal(400, "access_deny"),
+        refusal(401, "invalid_token"),
+        refusal(200, "access_deny"),
+        Some((403, json!("no"))),
+    ] {
+        let told = Told::new(vec![refusal, granted("2")]).await;
+        assert!(asks(&told.token().await));
+        assert!(asks(&told.token().await));
+        assert_eq!(told.sent().len(), 1);
+        let stored = told.stored().await.unwrap();
+        assert!(!is_marked(&stored) && refresh_token_of(&stored).as_deref() == Some("r-1"));
+        told.clock.advance(Duration::from_secs(61));
+        assert_eq!(told.token().await.unwrap(), "a-2", "after a while it is tried again");
+        assert_eq!(told.replica().lost(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_grant_is_forgotten_if_the_server_says_so_with_whatever_status() {
+    for status in [200, 400, 401] {
+        for field in ["error", "error_code"] {
+            let told = Told::new(vec![Some((status, json!({ field: "invalid_grant" })))]).await;
+            assert!(asks(&told.token().await));
+            assert!(told.stored().await.is_none(), "{status} {field}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_application_is_an_error_that_no_user_is_asked_for() {
+    for code in ["invalid_client", "unauthorized_client", "unsupported_grant_type"] {
+        for status in [200, 400, 401] {
+            let told = Told::new(vec![Some((status, json!({ "error": code }))), granted("2")]).await;
+            let error = told.token().await.unwrap_err();
+            assert!(error.authorize_url().is_none() && error.to_string().contains(code), "{error}");
+            assert_eq!(told.token().await.unwrap(), "a-2", "as soon as that is mended");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_grant_that_the_store_does_not_forget_at_once_is_no_lost_one() {
+    let told = Told::new(vec![users::error("invalid_grant")]).await;
+    told.store.set_deletes_left(Some(0));
+    assert!(asks(&told.token().await));
+    told.store.set_deletes_left(None);
+    let other = told.replica();
+    assert!(asks(&token(&other, &told.alice).await));
+    assert_eq!((other.lost(), told.sent().len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_is_not_given_up_before_its_time_though_the_lease_is_gone() {
+    let told = Told::new(vec![granted("2")]).await;
+    // As left by a live replica, when a Redis that fails over forgets the lease.
+    let until = std::time::SystemTime::now() + Duration::from_secs(60);
+    let version = told.store.load(ALICE).await.unwrap().unwrap().version;
+    told.store.save(ALICE, &users::marked_until(&ended("1"), until), version).await.unwrap().unwrap();
+    let replica = told.replica();
+    let error = token(&replica, &told.alice).await.unwrap_err();
+    assert!(error.to_string().contains("is refreshing this user's token"), "{error}");
+    assert!(is_marked(&told.stored().await.unwrap()) && replica.lost() == 0);
+    told.clock.advance(Duration::from_secs(61));
+    let replica = told.replica();
+    assert!(asks(&token(&replica, &told.alice).await));
+    assert_eq!((replica.lost(), told.sent().len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_cannot_be_deleted_is_not_yet_counted_as_lost() {
+    let told = Told::new(vec![granted("2")]).await;
+    let version = told.store.load(ALICE).await.unwrap().unwrap().version;
+    told.store.save(ALICE, &marked(&ended("1")), version).await.unwrap().unwrap();
+    told.store.set_deletes_left(Some(0));
+    let replica = told.replica();
+    assert!(is_store_down(&token(&replica, &told.alice).await.unwrap_err()));
+    assert_eq!(replica.lost(), 0);
+    told.store.set_deletes_left(None);
+    let replica = told.replica();
+    assert!(asks(&token(&replica, &told.alice).await));
+    assert_eq!(replica.lost(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_still_finds_its_user_after_many_more_tokens_than_there_is_room_for() {
+    let (server, number) = (Scripted::default(), Arc::new(AtomicU64::new(0)));
+    let client = server.client(scripted_config(), move |_| {
+        let number = number.fetch_add(1, Ordering::SeqCst);
+        async move {
+            Some((200, json!({ "access_token": format!("a-{number}"), "refresh_token": format!("r-{number}"), "expires_in": 900 })))
+        }
+    });
+    let store = Arc::new(MemoryStore::new());
+    let tokens = users(&client, &store).with_capacity(8);
+    let refused = Rejection::new(RejectionKind::Unauthenticated, StatusCode::UNAUTHORIZED);
+    for round in 0..16 {
+        for n in 0..4 {
+            let user = UserId::new(format!("user-{n}"));
+            tokens.sign_in(&user, &stores::grant(&format!("{round}-{n}"))).await.unwrap();
+            let first = tokens.get(&user).await.unwrap();
+            tokens.rejected(&first, &refused);
+            let next = tokens.get(&user).await.unwrap();
+            assert_ne!(secret_of(&first), secret_of(&next), "{round}: the refusal went unheard");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settling_lets_no_refresh_begin_that_was_only_about_to() {
+    let told = Told::new(vec![granted("2")]).await;
+    let replica = told.replica();
+    let mut call = Box::pin(token(&replica, &told.alice));
+    // Its flight is a task that has not run yet.
+    assert!(futures::poll!(&mut call).is_pending());
+    replica.settle().await;
+    let error = call.await.unwrap_err();
+    assert!(error.to_string().contains("about to end"), "{error}");
+    assert_eq!(told.sent().len(), 0);
+    assert!(!is_marked(&told.stored().await.unwrap()));
+    assert_eq!(told.token().await.unwrap(), "a-2", "elsewhere all goes on");
+}
+
+#[tokio::test]
+async fn replicas_whose_clocks_differ_agree_on_when_a_token_ends() {
+    let coze = Simulator::start().await.unwrap();
+    let (app, account) = (coze.create_web_app(), coze.create_account());
+    let fast = TestClock::default();
+    fast.advance(Duration::from_secs(20 * 60));
+    let client = |clock: &TestClock| {
+        let config = coze::user_app(&Region::custom(coze.base_url()).unwrap(), &app.client_id)
+            .with_client_secret(app.client_secret.clone().unwrap())
+            .with_redirect_uri(users::CALLBACK)
+            .with_clock(clock.clone());
+        OAuthClient::new(http_client(), config).unwrap()
+    };
+    let right = TestClock::default();
+    let clients = [client(&fast), client(&right)];
+    let store = Arc::new(MemoryStore::new());
+    let alice = UserId::new("alice");
+    // Each learns the server's clock by a login.
+    let mut grants = Vec::new();
+    for client in &clients {
+        grants.push(log_in(client, &account).await);
+    }
+    for (writer, grant) in grants.iter().enumerate() {
+        users(&clients[writer], &store).sign_in(&alice, grant).await.unwrap();
+        let expected = secret_of(&grant.credential().unwrap());
+        for reader in &clients {
+            let credential = users(reader, &store).get(&alice).await.unwrap();
+            assert_eq!(secret_of(&credential), expected, "written by {writer}");
+            let left =
+                credential.expires_at().unwrap().duration_since(reader_now(reader, &clients, &fast, &right));
+            assert!(left.unwrap().as_secs().abs_diff(15 * 60) < 30);
+        }
+    }
+    assert_eq!(coze.refreshes(&account), 0);
+}
+
+fn reader_now(
+    reader: &OAuthClient,
+    clients: &[OAuthClient; 2],
+    fast: &TestClock,
+    right: &TestClock,
+) -> std::time::SystemTime {
+    let clock = if std::ptr::eq(reader, &clients[0]) { fast } else { right };
+    tower_credential_fallback::Clock::now(clock)
+}
+
+#[tokio::test]
+async fn a_panic_of_an_observer_or_of_the_http_client_loses_no_grant() {
+    struct Panics;
+    impl Observe for Panics {
+        fn call(&self, _: &http::Method, _: &http::Uri) -> Box<dyn ObserveCall> {
+            unreachable!("no calls are made")
+        }
+
+        fn token(&self, _: Slot, event: &TokenEvent<'_>) {
+            if let TokenEvent::NotSaved { .. } = event {
+                panic!("the observer's mistake")
+            }
+        }
+    }
+    let told = Told::new(vec![granted("2")]).await;
+    let replica = told.replica();
+    let observer: Arc<dyn Observe> = Arc::new(Panics);
+    replica.observed_by(Slot::Primary, &observer);
+    told.store.set_saves_left(Some(1));
+    assert_eq!(token(&replica, &told.alice).await.unwrap(), "a-2");
+    told.store.set_saves_left(None);
+    assert_eq!(told.token().await.unwrap(), "a-2", "it was saved all the same");
+
+    let told = Told::new(vec![granted("2")]).await;
+    let panics = tower::service_fn(|_: Request<Full<Bytes>>| async {
+        if true {
+            panic!("the client's mistake");
+        }
+        Ok::<_, std::io::Error>(http::Response::new(Full::<Bytes>::default()))
+    });
+    let client = OAuthClient::new(panics, scripted_config().with_clock(told.clock.clone())).unwrap();
+    let error = token(&users(&client, &told.store), &told.alice).await.unwrap_err();
+    assert!(error.to_string().contains("panicked") && !error.to_string().contains("mistake"), "{error}");
+    // The mark goes, and the token may be sent after the pause.
+    while is_marked(&told.stored().await.unwrap()) {
+        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    told.clock.advance(PAUSE);
+    assert_eq!(told.token().await.unwrap(), "a-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_not_ready_is_waited_for_before_the_token_is_marked() {
+    #[derive(Clone)]
+    struct NeverReady;
+    impl tower::Service<Request<Full<Bytes>>> for NeverReady {
+        type Response = http::Response<Full<Bytes>>;
+        type Error = std::io::Error;
+        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+            std::task::Poll::Pending
+        }
+
+        fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
+            unreachable!("it is never ready")
+        }
+    }
+    let told = Told::new(vec![granted("2")]).await;
+    let client = OAuthClient::new(NeverReady, scripted_config()).unwrap();
+    let call = tokio::spawn(users(&client, &told.store).get(&told.alice));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!is_marked(&told.stored().await.unwrap()));
+    assert!(call.await.unwrap().is_err());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(told.token().await.unwrap(), "a-2", "its lease is free again, and nothing is held back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_too_little_of_its_lease_left_a_refresh_takes_its_mark_back_and_sends_nothing() {
+    let told = Told::new(vec![granted("2")]).await;
+    told.store.set_save_time(Duration::from_secs(4));
+    let replica = told.replica().with_load_timeout(Duration::from_secs(4)).unwrap();
+    let replica = replica.with_lease(Duration::from_secs(5)).unwrap();
+    assert!(token(&replica, &told.alice).await.is_err());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(told.sent().len(), 0);
+    assert!(!is_marked(&told.stored().await.unwrap()));
+    told.store.set_save_time(Duration::ZERO);
+    assert_eq!(told.token().await.unwrap(), "a-2");
+}
+
+#[tokio::test]
+async fn an_unreadable_record_asks_its_user_and_gives_way_to_a_sign_in_or_a_sign_out() {
+    let told = Told::new(vec![granted("2")]).await;
+    let heard = Arc::new(Heard::default());
+    let replica = told.replica();
+    let observer: Arc<dyn Observe> = heard.clone();
+    replica.observed_by(Slot::Fallback, &observer);
+    told.store.set_unreadable(true);
+    assert!(asks(&token(&replica, &told.alice).await));
+    assert_eq!(heard.list(), ["Fallback unreadable"]);
+    assert_eq!((replica.lost(), told.sent().len()), (0, 0));
+    replica.sign_in(&told.alice, &stores::grant("new")).await.unwrap();
+    told.store.set_unreadable(false);
+    assert_eq!(token(&replica, &told.alice).await.unwrap(), "a-new");
+
+    told.store.set_unreadable(true);
+    replica.sign_out(&told.alice).await.unwrap();
+    told.store.set_unreadable(false);
+    assert!(told.stored().await.is_none());
+}
+
+#[tokio::test]
+async fn two_apps_share_one_store_and_neither_sees_the_others_grants() {
+    let server = Scripted::default();
+    let store: Arc<dyn TokenStore> = Arc::new(MemoryStore::new());
+    let tokens = |id: &str, realm: Option<&str>| {
+        let config = OAuthConfig::new(id, "http://127.0.0.1/token");
+        let config = match realm {
+            Some(realm) => config.with_realm(realm),
+            None => config,
+        };
+        let client = server.client(config, |_| async { None });
+        UserTokens::new(client, Arc::clone(&store), |_| LOGIN.to_owned())
+    };
+    // Names that would be one if they were only put together.
+    let apps = [
+        (tokens("a", None), "b"),
+        (tokens("a", None), "b:c"),
+        (tokens("a", None), ":b"),
+        (tokens("a", Some("b")), ""),
+        (tokens("a", Some("b")), "c"),
+        (tokens("a:", None), "b"),
+        (tokens("a:b", None), ""),
+        (tokens("a%3Ab", None), ""),
+        (tokens("c", None), "b"),
+    ];
+    let user = |name: &str| UserId::new(name);
+    for (n, (tokens, name)) in apps.iter().enumerate() {
+        tokens.sign_in(&user(name), &stores::grant(&n.to_string())).await.unwrap();
+    }
+    for (n, (tokens, name)) in apps.iter().enumerate() {
+        assert_eq!(token(tokens, &user(name)).await.unwrap(), format!("a-{n}"));
+    }
+    apps[0].0.sign_out(&user("b")).await.unwrap();
+    assert!(token(&apps[0].0, &user("b")).await.is_err());
+    assert_eq!(token(&apps[8].0, &user("b")).await.unwrap(), "a-8");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_back_off_ends_with_a_sign_in_on_another_replica() {
+    let told = Told::new(vec![Some((400, json!({ "error": "invalid_client" })))]).await;
+    let replica = told.replica();
+    assert!(token(&replica, &told.alice).await.is_err());
+    assert!(token(&replica, &told.alice).await.is_err());
+    assert_eq!(told.sent().len(), 1, "a back-off runs");
+    told.replica().sign_in(&told.alice, &stores::grant("new")).await.unwrap();
+    assert_eq!(token(&replica, &told.alice).await.unwrap(), "a-new");
+    assert_eq!(told.sent().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_fails_for_long_is_told_of_at_first_and_at_last() {
+    let told = Told::new(vec![granted("2")]).await;
+    let heard = Arc::new(Heard::default());
+    let replica = told.replica();
+    let observer: Arc<dyn Observe> = heard.clone();
+    replica.observed_by(Slot::Primary, &observer);
+    told.store.set_saves_left(Some(1));
+    assert_eq!(token(&replica, &told.alice).await.unwrap(), "a-2");
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(heard.list().len(), 1, "{:?}", heard.list());
+    tokio::time::sleep(Duration::from_secs(150)).await;
+    assert_eq!(heard.list().len(), 2, "{:?}", heard.list());
 }
 
 #[tokio::test]
@@ -481,8 +1063,11 @@ async fn users_beyond_the_capacity_are_loaded_again_without_a_refresh() {
 async fn settings_out_of_range_are_refused_by_name() {
     let world = World::new().await;
     let field = |result: Result<UserTokens, tower_credential_fallback::Error>| result.unwrap_err().field();
-    assert_eq!(field(world.replica().with_lease(Duration::ZERO)), Some("lease"));
-    assert_eq!(field(world.replica().with_lease(Duration::from_secs(7200))), Some("lease"));
+    let seconds = Duration::from_secs;
+    assert_eq!(field(world.replica().with_lease(seconds(4))), Some("lease"));
+    assert_eq!(field(world.replica().with_lease(seconds(7200))), Some("lease"));
+    assert_eq!(field(world.replica().with_lease(seconds(10))), Some("lease"), "no longer than a call waits");
+    assert_eq!(field(world.replica().with_load_timeout(seconds(30))), Some("load_timeout"), "as the lease");
     assert_eq!(field(world.replica().with_load_timeout(Duration::ZERO)), Some("load_timeout"));
 }
 
@@ -529,10 +1114,10 @@ async fn after_the_move_the_new_grant_serves_or_the_refusal_comes_back_with_wher
     let (person, enterprise) = (coze.create_account(), coze.create_enterprise());
     let workspace = coze.create_workspace(&person);
     let bot = coze.create_bot(&workspace);
-    // Two apps, and a store for each: an account's grants are its own.
+    // Two apps, and one store: an account's grants are its own.
     let (old_client, new_client) = (web_app(&coze, &clock), web_app(&coze, &clock));
-    let old = users(&old_client, &Arc::new(MemoryStore::new()));
-    let new = users(&new_client, &Arc::new(MemoryStore::new()));
+    let store = Arc::new(MemoryStore::new());
+    let (old, new) = (users(&old_client, &store), users(&new_client, &store));
     let alice = UserId::new("alice");
     old.sign_in(&alice, &log_in(&old_client, &person).await).await.unwrap();
 
@@ -724,8 +1309,11 @@ async fn the_http_client_is_the_only_thing_that_knows_the_network() {
     let world = World::new().await;
     let before = world.stored().await.unwrap();
     world.clock.advance(OVER);
-    let nowhere =
-        coze::user_app(&Region::custom("http://127.0.0.1:9").unwrap(), "x").with_clock(world.clock.clone());
+    let nowhere = coze::user_app(
+        &Region::custom("http://127.0.0.1:9").unwrap(),
+        world.key().split(':').next().unwrap(),
+    )
+    .with_clock(world.clock.clone());
     let client = OAuthClient::new(http_client(), nowhere).unwrap();
     let error = token(&users(&client, &world.store), &world.alice).await.unwrap_err();
     assert!(error.to_string().contains("could not be reached"), "{error}");

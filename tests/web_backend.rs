@@ -51,16 +51,14 @@ impl World {
                 coze.register_redirect_uri(&personal, format!("{url}/callback/personal"));
                 coze.register_redirect_uri(&company, format!("{url}/callback/enterprise"));
             }
-            // Each with connections of its own.
-            let [personal_store, enterprise_store] = web_backend::stores_in(&redis.url()).unwrap();
             let setup = web_backend::Setup {
                 region: Region::custom(coze.base_url()).unwrap(),
                 public_url: replicas.first().unwrap_or(&url).clone(),
                 personal: personal.clone(),
                 enterprise: company.clone(),
                 key: key.clone(),
-                personal_store,
-                enterprise_store,
+                // Each with connections of its own.
+                store: web_backend::store_in(&redis.url()).unwrap(),
             };
             let (app, handle) = web_backend::backend(setup).unwrap();
             tokio::spawn(async move { axum::serve(listener, app).await });
@@ -325,10 +323,12 @@ async fn a_login_that_one_user_has_begun_is_not_finished_for_the_next_at_the_sam
     let browser = Browser::new();
     let page = browser.ask_as(&world, "alice").await;
     let callback = browser.decide(&page, &world.person, "allow").await;
+    let alices = browser.cookie(&world, "login").unwrap();
     let page = browser.open(format!("{}/enter", world.replicas[0])).await;
     browser.enter(&page, "bob").await;
-    is_refused(browser.open(&callback).await, "another user").await;
     is_refused(browser.open(&callback).await, "no login was begun").await;
+    browser.plant(&world, &format!("{alices}; Path=/"));
+    is_refused(browser.open(&callback).await, "another user").await;
     let page = browser.open(&world.chat(0)).await;
     assert!(world.consents(&browser.ask(&page).await).is_some(), "bob has no grant");
 }
@@ -422,8 +422,7 @@ async fn at(public_url: &str) -> Router {
         personal: coze.create_web_app(),
         enterprise: coze.create_web_app(),
         key: Key::generate(),
-        personal_store: Arc::new(MemoryStore::new()),
-        enterprise_store: Arc::new(MemoryStore::new()),
+        store: Arc::new(MemoryStore::new()),
     };
     web_backend::backend(setup).unwrap().0
 }

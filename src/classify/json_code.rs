@@ -45,6 +45,8 @@ pub struct JsonCodeClassifier {
     /// Finds the field's name in its quotes. What it finds may stand anywhere: a parse has to confirm it.
     quoted: Finder<'static>,
     codes: Vec<(i64, RejectionKind)>,
+    /// The least and the greatest of them. Most answers hold 0, which is outside.
+    span: Option<(i64, i64)>,
     /// The fewest bytes that a listed code takes, with its field's name; where fewer are left, none is looked for.
     least: usize,
     statuses: StatusClassifier,
@@ -55,7 +57,14 @@ impl JsonCodeClassifier {
     pub fn new(field: impl Into<String>) -> Self {
         let field = field.into();
         let quoted = Finder::new(format!("\"{field}\"").as_bytes()).into_owned();
-        Self { field, quoted, codes: Vec::new(), least: usize::MAX, statuses: StatusClassifier::new() }
+        Self {
+            field,
+            quoted,
+            codes: Vec::new(),
+            span: None,
+            least: usize::MAX,
+            statuses: StatusClassifier::new(),
+        }
     }
 
     /// Takes `code` for a refusal of this kind too.
@@ -63,6 +72,7 @@ impl JsonCodeClassifier {
     pub fn reject(mut self, code: i64, kind: RejectionKind) -> Self {
         self.codes.retain(|(known, _)| *known != code);
         self.codes.push((code, kind));
+        self.span = Some(self.span.map_or((code, code), |(least, most)| (least.min(code), most.max(code))));
         // The name in its quotes, a colon, the digits.
         let length = self.quoted.needle().len() + 1 + code.to_string().len();
         self.least = self.least.min(length);
@@ -77,6 +87,7 @@ impl JsonCodeClassifier {
     }
 
     fn kind_of(&self, code: i64) -> Option<RejectionKind> {
+        self.span.filter(|(least, most)| (*least..=*most).contains(&code))?;
         self.codes.iter().find(|(known, _)| *known == code).map(|(_, kind)| *kind)
     }
 
@@ -89,31 +100,40 @@ impl JsonCodeClassifier {
         }
     }
 
-    /// Whether a listed code follows the field's name anywhere: a cheap search that spares nearly every
-    /// answer the parse.
-    fn may_hold_a_listed_code(&self, prefix: &[u8]) -> bool {
+    /// Judges without a parse, if that is possible: where no listed code follows the field's name anywhere, the answer
+    /// is no such refusal, however it is built. This cheap search spares nearly every answer the parse.
+    fn glance(&self, prefix: &[u8]) -> Option<Decision> {
+        let mut decision = if self.codes.is_empty() { Decision::Accept } else { Decision::Inspect };
+        let mut before = Some(prefix);
         let mut rest = prefix;
         while rest.len() >= self.least
             && let Some(at) = self.quoted.find(rest)
         {
+            let before = before.take().map(|prefix| &prefix[..at]);
             rest = &rest[at + self.quoted.needle().len()..];
-            if let Some((code, behind)) = value_after(rest) {
-                if self.kind_of(code).is_some() {
-                    return true;
-                }
-                rest = behind;
+            let Some((code, behind)) = value_after(rest) else { continue };
+            if self.kind_of(code).is_some() {
+                return None;
+            }
+            rest = behind;
+            // Many answers begin with their code: then nothing more has to come. Without the comma or brace behind it,
+            // more digits may.
+            if before.is_some_and(|before| before.trim_ascii() == b"{")
+                && matches!(rest.trim_ascii_start().first(), Some(b',' | b'}'))
+            {
+                decision = Decision::Accept;
             }
         }
-        false
+        Some(decision)
     }
 
-    /// The code, if it is the first thing in the object and is there whole; and what stands behind it.
-    fn leading_code<'p>(&self, prefix: &'p [u8]) -> Option<(i64, &'p [u8])> {
-        let object = prefix.trim_ascii_start().strip_prefix(b"{")?;
-        let value = object.trim_ascii_start().strip_prefix(self.quoted.needle())?;
-        let (code, rest) = value_after(value)?;
-        // Without the comma or brace behind it, more digits may still come.
-        matches!(rest.trim_ascii_start().first(), Some(b',' | b'}')).then_some((code, rest))
+    #[cold]
+    fn parse(&self, head: &response::Parts, prefix: &[u8]) -> Decision {
+        match top_level_code(prefix, &self.field) {
+            Found::Code(code) => self.judge(code, head.status),
+            Found::None => self.statuses.decide(head.status),
+            Found::CutOff => Decision::Inspect,
+        }
     }
 }
 
@@ -132,22 +152,12 @@ impl Classify for JsonCodeClassifier {
         if prefix.is_empty() {
             return self.statuses.decide(head.status);
         }
-        let refused_by_status = self.statuses.rejection(head.status).is_some();
-        if !refused_by_status {
-            // Nearly every answer begins with its code: then only what follows is searched.
-            let (rest, otherwise) = match self.leading_code(prefix) {
-                Some((code, rest)) if self.kind_of(code).is_none() => (rest, Decision::Accept),
-                _ => (prefix, Decision::Inspect),
-            };
-            if !self.may_hold_a_listed_code(rest) {
-                return otherwise;
-            }
+        if self.statuses.rejection(head.status).is_none()
+            && let Some(decision) = self.glance(prefix)
+        {
+            return decision;
         }
-        match top_level_code(prefix, &self.field) {
-            Found::Code(code) => self.judge(code, head.status),
-            Found::None => self.statuses.decide(head.status),
-            Found::CutOff => Decision::Inspect,
-        }
+        self.parse(head, prefix)
     }
 }
 

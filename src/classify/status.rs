@@ -11,23 +11,22 @@ use super::{Classify, Decision, Rejection, RejectionKind};
 #[derive(Clone, Debug)]
 pub struct StatusClassifier {
     statuses: Vec<(StatusCode, RejectionKind)>,
+    /// The least of them: nearly every answer's is less.
+    least: Option<StatusCode>,
 }
 
 impl StatusClassifier {
     /// 401 is [`Unauthenticated`](RejectionKind::Unauthenticated) and 403 is
     /// [`Forbidden`](RejectionKind::Forbidden).
     pub fn new() -> Self {
-        Self {
-            statuses: vec![
-                (StatusCode::UNAUTHORIZED, RejectionKind::Unauthenticated),
-                (StatusCode::FORBIDDEN, RejectionKind::Forbidden),
-            ],
-        }
+        Self::none()
+            .reject(StatusCode::UNAUTHORIZED, RejectionKind::Unauthenticated)
+            .reject(StatusCode::FORBIDDEN, RejectionKind::Forbidden)
     }
 
     /// No status at all: a place to start from with [`reject`](Self::reject).
     pub fn none() -> Self {
-        Self { statuses: Vec::new() }
+        Self { statuses: Vec::new(), least: None }
     }
 
     /// Takes `status` for a refusal of this kind too.
@@ -35,11 +34,19 @@ impl StatusClassifier {
     pub fn reject(mut self, status: StatusCode, kind: RejectionKind) -> Self {
         self.statuses.retain(|(known, _)| *known != status);
         self.statuses.push((status, kind));
+        self.least = Some(self.least.map_or(status, |least| least.min(status)));
         self
     }
 
     /// The refusal that `status` means, if it means one.
+    #[inline]
     pub(crate) fn rejection(&self, status: StatusCode) -> Option<Rejection> {
+        self.least.filter(|least| *least <= status)?;
+        self.listed(status)
+    }
+
+    #[inline(never)]
+    fn listed(&self, status: StatusCode) -> Option<Rejection> {
         let (_, kind) = self.statuses.iter().find(|(known, _)| *known == status)?;
         Some(Rejection::new(*kind, status))
     }

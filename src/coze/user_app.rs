@@ -26,7 +26,7 @@ use crate::provider::{ExpiresIn, RequestStyle};
 /// # let _ = config;
 /// ```
 pub fn user_app(region: &Region, client_id: impl Into<String>) -> OAuthConfig {
-    config(region, client_id.into(), "")
+    config(region, client_id.into(), None)
 }
 
 /// As [`user_app`], for one workspace alone, which the user has to be a member of.
@@ -42,11 +42,13 @@ pub fn workspace_user_app(
     if !is_digits(workspace_id) {
         return Err(Error::config("workspace_id", "expected the workspace's ID, which is made of digits"));
     }
-    Ok(config(region, client_id.into(), &format!("/workspace_id/{workspace_id}")))
+    Ok(config(region, client_id.into(), Some(workspace_id))
+        .with_realm(format!("workspace_id/{workspace_id}")))
 }
 
 /// Only the pages where users consent differ by workspace.
-fn config(region: &Region, client_id: String, workspace: &str) -> OAuthConfig {
+fn config(region: &Region, client_id: String, workspace_id: Option<&str>) -> OAuthConfig {
+    let workspace = workspace_id.map_or_else(String::new, |id| format!("/workspace_id/{id}"));
     let path = "/api/permission/oauth2";
     let (api, www) = (region.base_url(), region.www_url());
     OAuthConfig::new(client_id, format!("{api}{path}/token"))
@@ -54,4 +56,6 @@ fn config(region: &Region, client_id: String, workspace: &str) -> OAuthConfig {
         .with_device_url(format!("{api}{path}{workspace}/device/code"))
         .with_request_style(RequestStyle::BearerJson)
         .with_expires_in(ExpiresIn::Absolute)
+        // A web app's and a PKCE app's logins are documented as two flows.
+        .with_pkce_without_secret()
 }

@@ -15,14 +15,14 @@
 //! use tower_credential_fallback::oauth::{OAuthClient, UserId, UserTokens};
 //! use tower_credential_fallback::store::RedisStore;
 //!
+//! let store = Arc::new(RedisStore::new("redis://redis.internal/")?.with_prefix("my-app"));
 //! let tokens = |app_id: &str, secret: &str, account: &'static str| {
 //!     let http = Client::builder(TokioExecutor::new()).build_http();
 //!     let config = coze::user_app(&Region::Cn, app_id)
 //!         .with_client_secret(secret)
 //!         .with_redirect_uri(format!("https://app.example.com/callback/{account}"));
-//!     let store = RedisStore::new("redis://redis.internal/")?.with_prefix(format!("my-app:{account}"));
 //!     let login = move |_: &UserId| format!("https://app.example.com/login/{account}");
-//!     Ok(UserTokens::new(OAuthClient::new(http, config)?, Arc::new(store), login))
+//!     Ok(UserTokens::new(OAuthClient::new(http, config)?, store.clone(), login))
 //! };
 //! let layer = coze::layer(
 //!     &Region::Cn,
@@ -56,38 +56,78 @@
 //!
 //! A refresh token is spent by its use: whoever uses it has to be alone with it, and must not lose what comes back.
 //!
-//! 1. At three quarters of the access token's life, a call starts a refresh behind its back; from its end on, calls wait.
+//! 1. Some time before the access token's end ([`UserTokens`](oauth::UserTokens) says when), a call starts a refresh behind
+//!    its back; from its end on, calls wait.
 //! 2. The refresh takes a *lease* in the store. If another replica holds it, this one waits, and finds that one's token.
-//! 3. It loads the grant again, and marks it as *being spent*, by compare-and-swap.
-//! 4. It sends the refresh token, once, and saves the new grant in place of the mark. Then it gives the lease back.
+//! 3. It loads the grant again, waits until the HTTP client is ready, and marks the grant as *being spent*, by
+//!    compare-and-swap: by whom, and until when.
+//! 4. It sends the refresh token, once, and waits for the answer for as long as the lease leaves time for a save, even if
+//!    its caller does not.
+//! 5. It saves the new grant in place of the mark. Then it gives the lease back.
 //!
 //! It runs in a task of its own, so no caller's cancellation cuts it off. What may go wrong:
 //!
 //! | what | then |
 //! | --- | --- |
 //! | the store is down before 3 | nothing is spent. Tokens at hand serve to their end; other calls fail with "the token store cannot be reached" |
-//! | the lease is held for too long | calls whose token has ended fail with "… took longer than its time limit"; nothing is spent |
-//! | the mark is set, but the store did not say so | nothing was sent; the mark is taken back |
-//! | the server cannot be reached, or answers with 429 or 5xx | the mark is taken back, and the token is sent again later |
+//! | the lease is held for too long | calls whose token has ended fail with "another replica, or an earlier call, is refreshing this user's token …"; nothing is spent |
+//! | the mark is set, but the store did not say so | the grant is looked at again: if the mark is there, the refresh goes on; if nobody can say, nothing is sent, and the mark is taken back, or kept out if it arrives late |
+//! | it is certain that nothing was sent (a refused connection) | the mark is taken back; the next call may send the token |
+//! | the request was sent, and no answer came, or 408, 429 or 5xx | the mark is taken back; the token is sent again after a pause, by whichever replica |
+//! | the answer is a success that cannot be read | the token is spent and never sent again. The access token serves to its end, then the user is asked; [`TokenEvent::GrantLost`](observe::TokenEvent::GrantLost) says so |
+//! | the answer has a new refresh token and something else is wrong with it | the new refresh token is kept and used |
 //! | the server answers `invalid_grant` | if the stored grant has changed meanwhile, that one is used; if not, it is deleted, and the user is asked |
-//! | the store is down after 4 | the new token is used, [`TokenEvent::NotSaved`](observe::TokenEvent::NotSaved) says so, and the save is tried ten times a second; the lease stays until then |
+//! | the server refuses the application (`invalid_client`, …) | an error: no user can help. The grant stays |
+//! | the server refuses otherwise | the user is asked. The grant stays, and is not sent again for a minute, or longer after more refusals |
+//! | the store is down after 4 | the new token is used, [`TokenEvent::NotSaved`](observe::TokenEvent::NotSaved) says so, and the save is tried ten times a second for ten leases. If the lease ends before that, the mark alone keeps others off: whoever finds it, once its time is over, leaves it two and a half seconds more |
 //! | the replica dies before 3 | others wait for the lease's end, and go on |
-//! | the replica dies between 3 and the save | nobody can tell whether the server has taken the token. It is not sent again; the user is asked, and [`TokenEvent::GrantLost`](observe::TokenEvent::GrantLost) says so |
+//! | the replica dies between 3 and the end of 5 | nobody can tell whether the server has taken the token. It is not sent again; the user is asked, and [`TokenEvent::GrantLost`](observe::TokenEvent::GrantLost) says so |
+//! | what is stored cannot be read | the user is asked, and the sign-in replaces it; [`TokenEvent::GrantUnreadable`](observe::TokenEvent::GrantUnreadable) says so |
 //!
-//! The last line is the price of rotating refresh tokens, and one exchange plus one save long. So let processes end in
-//! order: stop taking calls, then await [`UserTokens::settle`](oauth::UserTokens::settle).
+//! The death of a replica is the price of rotating refresh tokens: one exchange and two saves long, from the mark to the
+//! save of what replaces it. So let processes end in order: stop taking calls, then await
+//! [`UserTokens::settle`](oauth::UserTokens::settle), after which no refresh begins.
 //!
-//! A *live* replica whose exchange breaks off does send the token again: if the server had not taken it, that saves the
-//! login; if it had, the answer is `invalid_grant`, and the user is asked, as would be the case anyway.
+//! A *live* replica whose exchange breaks off does send the token again, after its pause: if the server had not taken it,
+//! that saves the login; if it had, the answer is `invalid_grant`, and the user is asked, as would be the case anyway. A
+//! server that takes a second use for a theft may end the user's access tokens as well. This is a choice: the other one
+//! would log users out at each connection that breaks.
 //!
 //! # Redis
 //!
 //! - A grant that Redis loses is a user who authorises again. Turn on `appendonly yes`; with `appendfsync always` nothing
 //!   is lost in a crash, with `everysec` the refreshes of the last second are. A failover loses what the new
-//!   primary had not received.
+//!   primary had not received: a new grant, so that its user is asked; or a mark, so that a spent token may be sent again.
 //! - [`with_encryption_key`](store::RedisStore::with_encryption_key) keeps tokens unreadable to whoever reads Redis or
 //!   its disk.
-//! - One prefix for each OAuth app.
+//! - Leave [`with_timeout`](store::RedisStore::with_timeout) at two seconds or less: a replica that comes back to its Redis
+//!   is given two and a half to save what it has.
+//! - One prefix for each application. Its OAuth apps may share it: a grant's key names client ID,
+//!   [realm](oauth::OAuthConfig::with_realm) and user ([`UserTokens::store_key`](oauth::UserTokens::store_key)).
+//!
+//! ## From no key to a key
+//!
+//! To a store with a key, what was stored without one is unreadable, as is what was stored with a key that is lost. Users
+//! whose grant cannot be read are asked to authorise, and their sign-in replaces it. To spare them that, stop all replicas,
+//! seal each user's grant, and start them with the key:
+//!
+//! ```
+//! # #[cfg(feature = "redis")]
+//! # async fn example(tokens: tower_credential_fallback::oauth::UserTokens, users: Vec<tower_credential_fallback::oauth::UserId>) -> Result<(), tower_credential_fallback::BoxError> {
+//! # use tower_credential_fallback::store::{RedisStore, TokenStore};
+//! # let key = [0; 32];
+//! let plain = RedisStore::new("redis://redis.internal/")?.with_prefix("my-app");
+//! let sealed = plain.clone().with_encryption_key(&key);
+//! for user in &users {
+//!     let place = tokens.store_key(user);
+//!     // What is sealed by now cannot be read without the key, and need not be.
+//!     if let Ok(Some(found)) = plain.load(&place).await {
+//!         sealed.save(&place, &found.grant, found.version).await?;
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Preferences
 //!

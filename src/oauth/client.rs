@@ -4,29 +4,23 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{Request, Uri};
 use http_body_util::Full;
 use oauth2::RefreshToken;
 use serde_json::{Map, Value};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::timeout;
 
-use super::{DeviceLogin, Grant, Login, OAuthConfig, OAuthError, OAuthErrorKind};
+use super::{Grant, Login, OAuthConfig, OAuthError};
 use crate::error::Error;
-use crate::provider::token_endpoint::{ExpiresIn, NoToken, Reply, RequestStyle, Token, TokenEndpoint, shown};
+use crate::provider::token_endpoint::{
+    Answer, ExpiresIn, NoToken, Proof, Ready, Reply, TokenEndpoint, request, shown,
+};
 use crate::provider::{CredentialError, HttpClient};
 
-/// What a device waits longer each time that it is told to
-/// ([RFC 8628, 3.5](https://www.rfc-editor.org/rfc/rfc8628#section-3.5)).
-const SLOW_DOWN: Duration = Duration::from_secs(5);
-
-/// How long one exchange of a device may take, before the next is made.
-const POLL_PATIENCE: Duration = Duration::from_secs(30);
-
-const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
+#[cfg(doc)]
+use super::OAuthErrorKind;
 
 /// A client of an identity server: authorisation code with or without PKCE, refresh, and device codes
 /// ([RFC 6749](https://www.rfc-editor.org/rfc/rfc6749), [RFC 7636](https://www.rfc-editor.org/rfc/rfc7636),
@@ -47,22 +41,41 @@ struct Inner {
     endpoint: Box<dyn Endpoint>,
 }
 
-type Sent<'e> = Pin<Box<dyn Future<Output = Result<Reply, NoToken>> + Send + 'e>>;
+type BoxFuture<'e, T> = Pin<Box<dyn Future<Output = T> + Send + 'e>>;
 
 /// [`TokenEndpoint`], whatever its client.
 trait Endpoint: Send + Sync {
-    fn send(&self, request: Request<Full<Bytes>>) -> Sent<'_>;
+    fn ready(&self) -> BoxFuture<'_, Result<Box<dyn ReadyEndpoint<'_> + '_>, NoToken>>;
 
-    fn token(&self, reply: &Reply, expires_in: ExpiresIn) -> Result<Token, CredentialError>;
+    fn read(&self, reply: &Reply, expires_in: ExpiresIn) -> Result<Answer, CredentialError>;
+
+    fn server_ahead_by(&self) -> i64;
+}
+
+trait ReadyEndpoint<'e>: Send {
+    fn send(self: Box<Self>, request: Request<Full<Bytes>>) -> BoxFuture<'e, Result<Reply, NoToken>>;
 }
 
 impl<S: HttpClient> Endpoint for TokenEndpoint<S> {
-    fn send(&self, request: Request<Full<Bytes>>) -> Sent<'_> {
-        Box::pin(Self::send(self, |_| Ok(request)))
+    fn ready(&self) -> BoxFuture<'_, Result<Box<dyn ReadyEndpoint<'_> + '_>, NoToken>> {
+        Box::pin(async move {
+            let ready: Box<dyn ReadyEndpoint<'_> + '_> = Box::new(Self::ready(self).await?);
+            Ok(ready)
+        })
     }
 
-    fn token(&self, reply: &Reply, expires_in: ExpiresIn) -> Result<Token, CredentialError> {
-        Self::token(self, reply, expires_in)
+    fn read(&self, reply: &Reply, expires_in: ExpiresIn) -> Result<Answer, CredentialError> {
+        Self::read(self, reply, expires_in)
+    }
+
+    fn server_ahead_by(&self) -> i64 {
+        Self::server_ahead_by(self)
+    }
+}
+
+impl<'e, S: HttpClient> ReadyEndpoint<'e> for Ready<'e, S> {
+    fn send(self: Box<Self>, request: Request<Full<Bytes>>) -> BoxFuture<'e, Result<Reply, NoToken>> {
+        Box::pin(Self::send(*self, |_| Ok(request)))
     }
 }
 
@@ -81,6 +94,10 @@ impl OAuthClient {
 
     pub(super) fn config(&self) -> &OAuthConfig {
         &self.inner.config
+    }
+
+    pub(super) fn device_url(&self) -> Option<&Uri> {
+        self.inner.device_url.as_ref()
     }
 
     /// Begins a login: the URL to send the browser to, and what to keep in its session until it comes back.
@@ -118,7 +135,7 @@ impl OAuthClient {
     /// # Errors
     ///
     /// [`OAuthErrorKind::StateMismatch`], if the callback is not of this login: nothing is sent. Otherwise what the
-    /// server says.
+    /// server says, or [that it did not answer](OAuthConfig::with_time_limit).
     ///
     /// # Cancel safety
     ///
@@ -138,118 +155,102 @@ impl OAuthClient {
 
     /// Gets the next access token for a refresh token, which is spent by that, unless the server gives no other.
     ///
+    /// A new refresh token comes back whatever else is wrong with the answer. If it does not say when the access token
+    /// ends, that token is good until it is refused; if it has none, the grant has ended already.
+    ///
     /// # Errors
     ///
-    /// [`OAuthErrorKind::InvalidGrant`], if it was used before, or has ended. Otherwise what the server says.
+    /// [`OAuthErrorKind::InvalidGrant`], if it was used before, or has ended. [`OAuthErrorKind::UnusableAnswer`]: it is
+    /// spent, and nothing came back. Otherwise what the server says, or
+    /// [that it did not answer](OAuthConfig::with_time_limit).
     ///
     /// # Cancel safety
     ///
     /// None: the token may be spent, and its successor lost. [`UserTokens`](super::UserTokens) does this in a task of its
     /// own.
     pub async fn refresh(&self, token: &RefreshToken) -> Result<Grant, OAuthError> {
-        let mut fields = self.fields("refresh_token");
-        fields.insert("refresh_token".into(), token.secret().as_str().into());
-        Ok(self.grant(fields).await?.or_refresh_token(token))
+        let refreshed = self.in_time(async { self.ready().await?.refresh(token).await }).await?;
+        Ok(refreshed.grant)
     }
 
-    /// Begins a login on a device: shows the user a code to enter in a browser.
-    ///
-    /// # Errors
-    ///
-    /// [`OAuthErrorKind::Unavailable`] if the config names no `device_url`. Otherwise what the server says.
-    pub async fn start_device(&self) -> Result<DeviceLogin, OAuthError> {
-        let Some(url) = &self.inner.device_url else {
-            return Err(OAuthError::new(OAuthErrorKind::Unavailable, "the config names no `device_url`"));
-        };
-        let mut fields = Map::new();
-        fields.insert("client_id".into(), self.config().client_id.as_str().into());
-        if let Some(scope) = &self.config().scope {
-            fields.insert("scope".into(), scope.as_str().into());
-        }
-        let reply = self.inner.endpoint.send(self.request(url, &fields)).await?;
-        Ok(DeviceLogin::read(&reply.body)?)
-    }
-
-    /// Waits until the user has entered the code, or refused, or the code has run out. Asks no more often than the server
-    /// wants.
-    ///
-    /// # Errors
-    ///
-    /// [`OAuthErrorKind::Denied`] or [`OAuthErrorKind::Expired`], or what else the server says. An unreachable server
-    /// is asked again, less often, until the code runs out.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping it stops the asking; it may be called again. Dropped in the moment of the answer, the grant is lost.
-    pub async fn poll_device(&self, login: &DeviceLogin) -> Result<Grant, OAuthError> {
-        let mut interval = login.interval;
-        let expired =
-            || OAuthError::new(OAuthErrorKind::Expired, "the code was not entered in time: begin again");
-        loop {
-            let next = Instant::now() + interval;
-            if next >= login.ends {
-                sleep_until(login.ends).await;
-                return Err(expired());
-            }
-            sleep(interval).await;
-            let mut fields = self.fields(DEVICE_GRANT);
-            fields.insert("device_code".into(), login.device_code.secret().as_str().into());
-            let limit = login.ends.min(Instant::now() + POLL_PATIENCE);
-            match timeout_at(limit, self.grant(fields)).await {
-                Ok(Ok(grant)) => return Ok(grant),
-                Ok(Err(error)) => match error.kind() {
-                    OAuthErrorKind::Pending => {}
-                    OAuthErrorKind::SlowDown => interval += SLOW_DOWN,
-                    // RFC 8628, 3.5: on a connection that times out, less often.
-                    OAuthErrorKind::Unavailable => interval *= 2,
-                    _ => return Err(error),
-                },
-                Err(_) => interval *= 2,
-            }
-        }
-    }
-
-    fn fields(&self, grant_type: &str) -> Map<String, Value> {
+    pub(super) fn fields(&self, grant_type: &str) -> Map<String, Value> {
         let mut fields = Map::new();
         fields.insert("grant_type".into(), grant_type.into());
         fields.insert("client_id".into(), self.config().client_id.as_str().into());
         fields
     }
 
-    async fn grant(&self, fields: Map<String, Value>) -> Result<Grant, OAuthError> {
-        let Inner { config, endpoint, .. } = &*self.inner;
-        let reply = endpoint.send(self.request(&self.inner.token_url, &fields)).await?;
-        let token = endpoint.token(&reply, config.expires_in)?;
-        Ok(Grant::of_answer(&token, config.clock.now()))
+    pub(super) async fn grant(&self, fields: Map<String, Value>) -> Result<Grant, OAuthError> {
+        self.in_time(async {
+            let answer = self.ready().await?.ask(fields).await?;
+            Grant::of_answer(answer, self.config().clock.now())
+        })
+        .await
     }
 
-    fn request(&self, url: &Uri, fields: &Map<String, Value>) -> Request<Full<Bytes>> {
-        let config = self.config();
-        let mut request = Request::post(url.clone()).header(ACCEPT, "application/json");
-        let body = match config.style {
-            RequestStyle::BearerJson => {
-                request = request.header(CONTENT_TYPE, "application/json");
-                if let Some(secret) = &config.client_secret {
-                    let mut bearer = HeaderValue::try_from(format!("Bearer {}", secret.secret()))
-                        .expect("checked to be visible ASCII");
-                    bearer.set_sensitive(true);
-                    request = request.header(AUTHORIZATION, bearer);
-                }
-                serde_json::to_string(fields).expect("texts are JSON")
-            }
-            RequestStyle::Form => {
-                request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-                let mut form = form_urlencoded::Serializer::new(String::new());
-                for (name, value) in fields {
-                    form.append_pair(name, value.as_str().unwrap_or_default());
-                }
-                if let Some(secret) = &config.client_secret {
-                    form.append_pair("client_secret", secret.secret());
-                }
-                form.finish()
-            }
-        };
-        request.body(Full::from(body)).expect("the URL was parsed when the client was built")
+    /// Waits until a request can be sent to the token endpoint.
+    pub(super) async fn ready(&self) -> Result<ReadyClient<'_>, OAuthError> {
+        Ok(ReadyClient { client: self, endpoint: self.inner.endpoint.ready().await? })
+    }
+
+    /// Sends a question to the device endpoint.
+    pub(super) async fn ask_device(
+        &self,
+        url: &Uri,
+        fields: &Map<String, Value>,
+    ) -> Result<Reply, OAuthError> {
+        let ready = self.inner.endpoint.ready().await?;
+        Ok(ready.send(request(self.config().style, url, fields, self.proof())).await?)
+    }
+
+    pub(super) async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = Result<T, OAuthError>>,
+    ) -> Result<T, OAuthError> {
+        timeout(self.config().time_limit, asked).await.unwrap_or_else(|_| Err(OAuthError::timed_out()))
+    }
+
+    /// By how many milliseconds the server's clock is ahead of ours, as far as that is known.
+    pub(super) fn server_ahead_by(&self) -> i64 {
+        self.inner.endpoint.server_ahead_by()
+    }
+
+    fn proof(&self) -> Option<Proof<'_>> {
+        let secret = self.config().client_secret.as_ref()?;
+        Some(Proof { name: "client_secret", secret: secret.secret() })
+    }
+}
+
+/// A client that can send one request at once.
+pub(super) struct ReadyClient<'c> {
+    client: &'c OAuthClient,
+    endpoint: Box<dyn ReadyEndpoint<'c> + 'c>,
+}
+
+/// What a refresh brought.
+pub(super) struct Refreshed {
+    pub(super) grant: Grant,
+    /// Why its access token cannot be used, though its refresh token is good.
+    pub(super) problem: Option<CredentialError>,
+}
+
+impl ReadyClient<'_> {
+    async fn ask(self, fields: Map<String, Value>) -> Result<Answer, OAuthError> {
+        let OAuthClient { inner } = self.client;
+        let style = inner.config.style;
+        let request = request(style, &inner.token_url, &fields, self.client.proof());
+        let reply = self.endpoint.send(request).await?;
+        inner.endpoint.read(&reply, inner.config.expires_in).map_err(OAuthError::unusable)
+    }
+
+    /// Spends a refresh token, without a time limit.
+    pub(super) async fn refresh(self, token: &RefreshToken) -> Result<Refreshed, OAuthError> {
+        let client = self.client;
+        let mut fields = client.fields("refresh_token");
+        fields.insert("refresh_token".into(), token.secret().as_str().into());
+        let answer = self.ask(fields).await?;
+        let (grant, problem) = Grant::of_refresh(answer, token, client.config().clock.now())?;
+        Ok(Refreshed { grant, problem })
     }
 }
 

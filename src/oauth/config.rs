@@ -2,13 +2,30 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use oauth2::ClientSecret;
 
 use crate::error::Error;
-use crate::provider::token_endpoint::{ExpiresIn, RequestStyle, check_url, text};
+use crate::provider::token_endpoint::{ExpiresIn, RequestStyle, check_redirect_uri, check_url, text};
 use crate::provider::{Clock, SystemClock};
+
+/// How long one exchange may take. A user waits for most of them; and a code is spent by its use, so that patience costs
+/// less than a new login.
+const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// Nobody waits an hour for an answer.
+const MAX_TIME_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Which logins are proved with PKCE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pkce {
+    All,
+    #[cfg(feature = "coze")]
+    WithoutSecret,
+    None,
+}
 
 /// What an [`OAuthClient`](super::OAuthClient) is built from. It is checked there.
 #[derive(Clone)]
@@ -20,7 +37,9 @@ pub struct OAuthConfig {
     device_url: Option<String>,
     pub(super) redirect_uri: Option<String>,
     pub(super) scope: Option<String>,
-    pkce: Option<bool>,
+    pub(super) realm: Option<String>,
+    pkce: Pkce,
+    pub(super) time_limit: Duration,
     pub(super) style: RequestStyle,
     pub(super) expires_in: ExpiresIn,
     plaintext_allowed: bool,
@@ -38,7 +57,9 @@ impl OAuthConfig {
             device_url: None,
             redirect_uri: None,
             scope: None,
-            pkce: None,
+            realm: None,
+            pkce: Pkce::All,
+            time_limit: DEFAULT_TIME_LIMIT,
             style: RequestStyle::default(),
             expires_in: ExpiresIn::default(),
             plaintext_allowed: false,
@@ -67,7 +88,9 @@ impl OAuthConfig {
         self
     }
 
-    /// Where the browser comes back to. Default: none; [`authorize`](super::OAuthClient::authorize) needs it.
+    /// Where the browser comes back to: `https`, `http` to loopback, or a scheme of the app's own with a dot in it, such as
+    /// `com.example.app:/callback` ([RFC 8252, 7](https://www.rfc-editor.org/rfc/rfc8252#section-7)). Default: none;
+    /// [`authorize`](super::OAuthClient::authorize) needs it.
     #[must_use]
     pub fn with_redirect_uri(mut self, uri: impl Into<String>) -> Self {
         self.redirect_uri = Some(uri.into());
@@ -82,10 +105,37 @@ impl OAuthConfig {
     }
 
     /// Whether logins are proved with PKCE, method S256 ([RFC 7636](https://www.rfc-editor.org/rfc/rfc7636)). Default:
-    /// if there is no client secret.
+    /// `true`, with a client secret as well ([RFC 9700, 2.1.1](https://www.rfc-editor.org/rfc/rfc9700#section-2.1.1)).
+    /// Servers that do not know it ignore it, as they should; for one that refuses it, say `false`.
     #[must_use]
     pub fn with_pkce(mut self, pkce: bool) -> Self {
-        self.pkce = Some(pkce);
+        self.pkce = if pkce { Pkce::All } else { Pkce::None };
+        self
+    }
+
+    /// For servers whose apps with a secret are not to use it.
+    #[cfg(feature = "coze")]
+    pub(crate) fn with_pkce_without_secret(mut self) -> Self {
+        self.pkce = Pkce::WithoutSecret;
+        self
+    }
+
+    /// Tells apart what one client ID is granted under several names: a workspace, a tenant, a region. Users' grants are
+    /// stored under client ID, realm and user ([`UserTokens`](super::UserTokens)). Default: none.
+    #[must_use]
+    pub fn with_realm(mut self, realm: impl Into<String>) -> Self {
+        self.realm = Some(realm.into());
+        self
+    }
+
+    /// How long [`finish`](super::OAuthClient::finish), [`refresh`](super::OAuthClient::refresh),
+    /// [`start_device`](super::OAuthClient::start_device), and each question of
+    /// [`poll_device`](super::OAuthClient::poll_device) may take. Default: 30 s; at most one hour.
+    ///
+    /// [`UserTokens`](super::UserTokens) has limits of its own.
+    #[must_use]
+    pub fn with_time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = limit;
         self
     }
 
@@ -103,7 +153,7 @@ impl OAuthConfig {
         self
     }
 
-    /// Whether the URLs may be plain `http` to another host, where anybody on the way can read the tokens. Default:
+    /// Whether the URLs may be plain `http` to another host, where anybody on the way can read the tokens, and the code that comes back. Default:
     /// `false`; loopback is always allowed.
     #[must_use]
     pub fn with_plaintext_allowed(mut self, allowed: bool) -> Self {
@@ -119,7 +169,12 @@ impl OAuthConfig {
     }
 
     pub(super) fn has_pkce(&self) -> bool {
-        self.pkce.unwrap_or(self.client_secret.is_none())
+        match self.pkce {
+            Pkce::All => true,
+            #[cfg(feature = "coze")]
+            Pkce::WithoutSecret => self.client_secret.is_none(),
+            Pkce::None => false,
+        }
     }
 
     /// The URLs: for tokens, to authorise, for devices.
@@ -131,7 +186,10 @@ impl OAuthConfig {
             return Err(Error::config("client_secret", "expected visible ASCII characters, without spaces"));
         }
         if let Some(uri) = &self.redirect_uri {
-            check_url("redirect_uri", uri, true)?;
+            check_redirect_uri(uri, self.plaintext_allowed)?;
+        }
+        if self.time_limit.is_zero() || self.time_limit > MAX_TIME_LIMIT {
+            return Err(Error::config("time_limit", "expected more than zero and at most one hour"));
         }
         let optional = |field, url: &Option<String>| {
             url.as_deref().map(|url| check_url(field, url, self.plaintext_allowed)).transpose()
@@ -148,6 +206,7 @@ impl fmt::Debug for OAuthConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OAuthConfig")
             .field("client_id", &self.client_id)
+            .field("realm", &self.realm)
             .field("redirect_uri", &self.redirect_uri)
             .field("pkce", &self.has_pkce())
             .field("style", &self.style)

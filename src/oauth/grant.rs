@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use oauth2::{AccessToken, RefreshToken};
 use serde::{Deserialize, Serialize};
 
+use super::OAuthError;
+use super::spending::Spending;
 use crate::credential::Credential;
 use crate::error::Error;
 use crate::provider::CredentialError;
-use crate::provider::token_endpoint::Token;
-use crate::store::Lease;
+use crate::provider::token_endpoint::Answer;
 
 /// The part of its life after which an access token is renewed, while it is still good: three quarters.
 const FRESH: f64 = 0.75;
@@ -19,6 +20,9 @@ const FRESH: f64 = 0.75;
 const LEAST: Duration = Duration::from_millis(1100);
 
 /// An access token and, mostly, the refresh token to get the next one with. `Debug` shows neither.
+///
+/// Its times are by this machine's clock. What [`UserTokens`](super::UserTokens) puts into a store has them by the identity
+/// server's clock, so that machines whose clocks differ understand each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Grant {
     access_token: AccessToken,
@@ -26,9 +30,8 @@ pub struct Grant {
     expires_at: Option<u64>,
     issued_at: u64,
     refresh_token: Option<RefreshToken>,
-    /// The lease under which the refresh token is being sent: it may be spent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    being_spent_by: Option<String>,
+    #[serde(flatten)]
+    pub(super) spending: Spending,
 }
 
 impl Grant {
@@ -57,21 +60,48 @@ impl Grant {
             expires_at: expires_at.map(milliseconds),
             issued_at: milliseconds(SystemTime::now()),
             refresh_token: refresh_token.map(RefreshToken::new),
-            being_spent_by: None,
+            spending: Spending::default(),
         })
     }
 
-    pub(super) fn of_answer(token: &Token, now: SystemTime) -> Self {
-        let text = |name| token.answer.get(name).and_then(serde_json::Value::as_str);
-        let access_token = text("access_token").unwrap_or_default().to_owned();
-        let refresh_token = text("refresh_token").filter(|token| !token.is_empty());
-        Self {
+    /// What a login brought. Whatever is wrong with it, the user is there to begin again.
+    pub(super) fn of_answer(answer: Answer, now: SystemTime) -> Result<Self, OAuthError> {
+        let access_token = answer.access_token.map_err(OAuthError::unusable)?;
+        let ends = answer.ends.map_err(OAuthError::unusable)?;
+        Ok(Self {
             access_token: AccessToken::new(access_token),
-            expires_at: token.credential.expires_at().map(milliseconds),
+            expires_at: ends.map(milliseconds),
             issued_at: milliseconds(now),
-            refresh_token: refresh_token.map(|token| RefreshToken::new(token.to_owned())),
-            being_spent_by: None,
-        }
+            refresh_token: answer.refresh_token.map(RefreshToken::new),
+            spending: Spending::default(),
+        })
+    }
+
+    /// What came for `spent`, and why its access token cannot be used, if so: then it counts as ended. A server that
+    /// sends no refresh token does not rotate them, and the one before stays.
+    ///
+    /// # Errors
+    ///
+    /// If there is neither an access token nor a refresh token.
+    pub(super) fn of_refresh(
+        answer: Answer,
+        spent: &RefreshToken,
+        now: SystemTime,
+    ) -> Result<(Self, Option<CredentialError>), OAuthError> {
+        let (access_token, ends, problem) = match answer.access_token {
+            // An end that cannot be read is not known: the token is used until it is refused.
+            Ok(token) => (token, answer.ends.unwrap_or_default().map(milliseconds), None),
+            Err(problem) if answer.refresh_token.is_some() => (String::new(), Some(0), Some(problem)),
+            Err(problem) => return Err(OAuthError::unusable(problem)),
+        };
+        let grant = Self {
+            access_token: AccessToken::new(access_token),
+            expires_at: ends,
+            issued_at: milliseconds(now),
+            refresh_token: Some(answer.refresh_token.map_or_else(|| spent.clone(), RefreshToken::new)),
+            spending: Spending::default(),
+        };
+        Ok((grant, problem))
     }
 
     /// The access token, as a credential.
@@ -88,36 +118,16 @@ impl Grant {
         })
     }
 
-    /// When the access token ends, by this machine's clock.
+    /// When the access token ends; `None`: not before it is refused.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.expires_at.map(|at| UNIX_EPOCH + Duration::from_millis(at))
+        // A store may hold anything.
+        let end = |at| UNIX_EPOCH.checked_add(Duration::from_millis(at)).unwrap_or(UNIX_EPOCH);
+        self.expires_at.map(end)
     }
 
     /// What the next access token is got with.
     pub fn refresh_token(&self) -> Option<&RefreshToken> {
         self.refresh_token.as_ref()
-    }
-
-    /// Servers that do not rotate refresh tokens send none.
-    pub(super) fn or_refresh_token(mut self, known: &RefreshToken) -> Self {
-        self.refresh_token.get_or_insert_with(|| known.clone());
-        self
-    }
-
-    pub(super) fn is_being_spent(&self) -> bool {
-        self.being_spent_by.is_some()
-    }
-
-    pub(super) fn is_being_spent_by(&self, lease: &Lease) -> bool {
-        self.being_spent_by.as_deref() == Some(lease.owner())
-    }
-
-    pub(super) fn being_spent_under(&self, lease: &Lease) -> Self {
-        Self { being_spent_by: Some(lease.owner().to_owned()), ..self.clone() }
-    }
-
-    pub(super) fn not_being_spent(self) -> Self {
-        Self { being_spent_by: None, ..self }
     }
 
     /// Whether the access token is good for another request.
@@ -132,6 +142,21 @@ impl Grant {
         (milliseconds(now).saturating_sub(self.issued_at) as f64) < life * FRESH
     }
 
+    /// The same grant by a clock that is ahead by so many milliseconds.
+    pub(super) fn by_clock_ahead(mut self, milliseconds: i64) -> Self {
+        let ahead = |time: &mut u64| *time = time.saturating_add_signed(milliseconds);
+        // 0 is not a time, but over.
+        self.expires_at.as_mut().filter(|at| **at > 0).map(ahead);
+        ahead(&mut self.issued_at);
+        self.spending.times().for_each(ahead);
+        self
+    }
+
+    /// What is left if the refresh token is spent and nothing came for it.
+    pub(super) fn without_refresh_token(self) -> Self {
+        Self { refresh_token: None, spending: Spending::default(), ..self }
+    }
+
     /// For a store: JSON, with the secrets in it.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("texts and numbers are JSON")
@@ -143,6 +168,6 @@ impl Grant {
     }
 }
 
-fn milliseconds(time: SystemTime) -> u64 {
+pub(super) fn milliseconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -36,9 +36,15 @@ mod client;
 mod config;
 mod device;
 mod error;
+mod finish;
+mod gate;
 mod grant;
 mod login;
+mod person;
 mod refresh;
+mod report;
+mod round;
+mod spending;
 mod user_tokens;
 
 pub use client::OAuthClient;

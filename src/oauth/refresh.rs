@@ -7,308 +7,244 @@
 //! lease ── held by another? ── yes ──→ wait, and load again
 //!   │                                     ┐
 //!   ▼                                     │ in a task of its own, which no caller's
-//! load again ── fresh by now? ── yes ──→  │ cancellation ends
-//!   │ no                                  │
-//! mark as being spent ── save             │
+//! rounds (round.rs), until one is whole   │ cancellation ends
 //!   │                                     │
-//! exchange ──→ save the new grant ──→ release
+//! what the store has not taken (finish.rs)│
+//!   │                                     │
+//! release                                 ┘
 //! ```
-//!
-//! The mark is what keeps a spent token from being sent again: who finds it under a lease of his own knows that the one
-//! before him died after it was set. Whether the server took that token, nobody can tell without sending it.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::user_tokens::Report;
-use super::{Grant, OAuthClient, OAuthErrorKind, UserId};
+use super::finish::Unfinished;
+use super::gate::{Gate, Pass};
+use super::person::Person;
+use super::report::Report;
+use super::round::Round;
+use super::user_tokens::Settings;
+use super::{Grant, OAuthError};
 use crate::credential::Credential;
 use crate::provider::CredentialError;
-use crate::store::{Lease, StoreError, Stored, TokenStore, Version};
+use crate::provider::panic::catch_panic;
+use crate::store::{Lease, StoreError, Stored};
 
 /// How often a lease that another holds is looked at again. An exchange takes some hundred milliseconds.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The wait before a save is tried again.
-const SAVE_AGAIN: Duration = Duration::from_millis(100);
-
-/// … and for how long, in leases.
-const SAVE_FOR_LEASES: u32 = 10;
-
-/// How long a mark is looked at before the one who set it is taken for dead: time for [`SAVE_AGAIN`] after the store was
-/// down for all of a lease.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
+/// How long before its time limit a call is told why there is no token, at the most: after it, nobody listens.
+const TOLD_BEFORE: Duration = Duration::from_millis(500);
 
 /// How often a grant that changed in the meantime is begun with again.
 const ROUNDS: usize = 3;
 
 pub(super) struct Refresher {
-    pub(super) client: OAuthClient,
-    pub(super) store: Arc<dyn TokenStore>,
-    pub(super) lease: Duration,
-    pub(super) authorize_url: Arc<dyn Fn(&UserId) -> String + Send + Sync>,
+    pub(super) settings: Settings,
     pub(super) report: Report,
-    /// How many leases are held, or asked for.
-    pub(super) under_way: watch::Sender<usize>,
+    pub(super) gate: Gate,
 }
-
-/// Counts a refresh while it lives.
-struct UnderWay(Arc<Refresher>);
-
-impl UnderWay {
-    fn new(refresher: &Arc<Refresher>) -> Self {
-        refresher.under_way.send_modify(|count| *count += 1);
-        Self(Arc::clone(refresher))
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.under_way.send_modify(|count| *count -= 1);
-    }
-}
-
-/// The access token that the server refused, if it is the one in use.
-pub(super) type Refused = Mutex<Option<Credential>>;
 
 /// A lease of one user's, and what has to be done before it is given back.
-struct Held {
-    user: UserId,
-    lease: Lease,
-    ends: Instant,
-    unfinished: Option<Unfinished>,
-    _under_way: UnderWay,
+pub(super) struct Held {
+    pub(super) person: Arc<Person>,
+    pub(super) lease: Lease,
+    pub(super) ends: Instant,
+    pub(super) unfinished: Option<Unfinished>,
+    /// Whether a refresh token was sent under it: then no mark of this lease is a fresh one.
+    pub(super) has_sent: bool,
+    _pass: Pass,
 }
 
-/// What the store has not taken.
-enum Unfinished {
-    /// The mark, perhaps: it did not answer. The token was not sent.
-    Unmark,
-    /// This grant, in place of the mark, which has this version.
-    Save(Grant, Version),
+impl Held {
+    pub(super) fn key(&self) -> &str {
+        &self.person.key
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.ends.saturating_duration_since(Instant::now())
+    }
 }
 
-/// What a round under the lease brought.
-enum Round {
-    Done(Credential),
-    /// Somebody else has changed the grant meanwhile.
-    Changed,
+/// Why there is no token, before the application was asked for a URL: its code runs for its own call alone.
+pub(super) enum Failure {
+    /// Only the user can help.
+    Ask(Option<Cause>),
+    Other(CredentialError),
+}
+
+/// Why the user is asked.
+pub(super) enum Cause {
+    OAuth(OAuthError),
+    Store(StoreError),
 }
 
 impl Refresher {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, report: Report::default(), gate: Gate::new() }
+    }
+
     /// A valid token of this user.
     ///
     /// May be dropped at any time: a refresh under way goes on, and its grant is saved.
     pub(super) async fn obtain(
         self: &Arc<Self>,
-        user: &UserId,
-        refused: &Arc<Refused>,
+        person: &Arc<Person>,
     ) -> Result<Credential, CredentialError> {
+        person.set_failed_with(None);
+        self.find(person).await.map_err(|failure| match failure {
+            Failure::Other(error) => error,
+            Failure::Ask(cause) => {
+                let error =
+                    CredentialError::interaction_required((self.settings.authorize_url)(&person.user));
+                match cause {
+                    None => error,
+                    Some(Cause::OAuth(cause)) => error.with_source(cause),
+                    Some(Cause::Store(cause)) => error.with_source(cause),
+                }
+            }
+        })
+    }
+
+    async fn find(self: &Arc<Self>, person: &Arc<Person>) -> Result<Credential, Failure> {
+        let limit = self.settings.load_timeout;
+        let give_up = Instant::now() + limit.saturating_sub(TOLD_BEFORE.min(limit / 10));
         loop {
-            let stored = self.load(user).await?.ok_or_else(|| self.ask(user))?;
-            let valid = self.usable(&stored.grant, refused);
+            let Stored { grant, .. } = self.load(&person.key).await?.ok_or(Failure::Ask(None))?;
+            let now = self.now();
+            let valid = self.usable(&grant, person);
+            let held_back = grant.held_back(now);
             if let Some(credential) = &valid
-                && stored.grant.is_fresh(self.now())
+                && (grant.is_fresh(now) || held_back.is_some() || grant.refresh_token().is_none())
             {
                 return Ok(credential.clone());
             }
-            if stored.grant.refresh_token().is_none() {
-                return valid.ok_or_else(|| self.ask(user));
+            if grant.refresh_token().is_none() {
+                return Err(Failure::Ask(None));
             }
-            let (this, user, refused) = (Arc::clone(self), user.clone(), Arc::clone(refused));
-            let refreshing = tokio::spawn(async move { this.refresh(&user, &refused).await });
-            let refreshed = refreshing
-                .await
-                .map_err(|_| CredentialError::new("the refresh of this user's token was cut off"))?;
+            if let Some((held_back, left)) = held_back {
+                person.set_failed_with(grant.refresh_token());
+                return Err(if held_back.is_refused {
+                    Failure::Ask(None)
+                } else {
+                    Failure::Other(
+                        CredentialError::new(
+                            "the last refresh of this user's token has failed, and it is not yet time for the next",
+                        )
+                        .with_retry_after(left),
+                    )
+                });
+            }
+            let refreshing = tokio::spawn(Arc::clone(self).refresh(Arc::clone(person)));
+            let refreshed = match timeout_at(give_up, refreshing).await {
+                Ok(Ok(refreshed)) => refreshed,
+                Ok(Err(_)) => other("the refresh of this user's token was cut off"),
+                Err(_) => other("the refresh of this user's token takes long; it goes on"),
+            };
             match (refreshed, valid) {
                 (Ok(Some(credential)), _) => return Ok(credential),
                 // Still good: nobody has to wait, or to fail.
                 (_, Some(credential)) => return Ok(credential),
-                (Err(error), None) => return Err(error),
-                (Ok(None), None) => sleep(LOOK_AGAIN.mul_f64(0.5 + fastrand::f64())).await,
+                (Err(failure), None) => {
+                    person.set_failed_with(grant.refresh_token());
+                    return Err(failure);
+                }
+                (Ok(None), None) => {
+                    let again = Instant::now() + LOOK_AGAIN.mul_f64(0.5 + fastrand::f64());
+                    if again > give_up {
+                        return other(
+                            "another replica, or an earlier call, is refreshing this user's token, and takes too long",
+                        );
+                    }
+                    sleep(again.saturating_duration_since(Instant::now())).await;
+                }
             }
         }
     }
 
-    /// The token after a refresh; `None` if another holds the lease.
-    async fn refresh(
-        self: &Arc<Self>,
-        user: &UserId,
-        refused: &Refused,
-    ) -> Result<Option<Credential>, CredentialError> {
-        let under_way = UnderWay::new(self);
+    /// The token after a refresh; `None` if another has the right to it for now.
+    async fn refresh(self: Arc<Self>, person: Arc<Person>) -> Result<Option<Credential>, Failure> {
+        let Some(pass) = self.gate.enter() else {
+            return other("this process is about to end: it begins no refresh of a user's token");
+        };
         let asked = Instant::now();
-        let Some(lease) = self.store.lease(user.as_str(), self.lease).await.map_err(failed)? else {
+        let Some(lease) =
+            self.settings.store.lease(&person.key, self.settings.lease).await.map_err(failed)?
+        else {
             return Ok(None);
         };
-        let mut held = Held {
-            user: user.clone(),
-            ends: asked + self.lease,
-            lease,
-            unfinished: None,
-            _under_way: under_way,
-        };
-        let mut result =
-            Err(CredentialError::new("this user's grant changes faster than it can be refreshed"));
-        for _ in 0..ROUNDS {
-            match self.round(&mut held, refused).await {
-                Ok(Round::Changed) => {}
-                Ok(Round::Done(credential)) => {
-                    result = Ok(Some(credential));
-                    break;
-                }
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
+        let ends = asked + self.settings.lease;
+        let mut held = Held { person, lease, ends, unfinished: None, has_sent: false, _pass: pass };
+        let result = catch_panic(self.rounds(&mut held)).await;
         match held.unfinished.take() {
             None => self.give_back(held).await,
             // The lease goes with it, or the next replica would take the mark for a dead one's.
-            Some(unfinished) => drop(tokio::spawn(Arc::clone(self).finish_later(held, unfinished))),
+            Some(unfinished) => drop(tokio::spawn(self.finish_later(held, unfinished))),
         }
-        result
+        result.unwrap_or_else(|| other("the HTTP client (or the token store) panicked in a refresh"))
     }
 
-    async fn round(self: &Arc<Self>, held: &mut Held, refused: &Refused) -> Result<Round, CredentialError> {
-        let user = held.user.clone();
-        let Stored { grant, version, .. } = self.load(&user).await?.ok_or_else(|| self.ask(&user))?;
-        if let Some(credential) = self.usable(&grant, refused)
-            && grant.is_fresh(self.now())
-        {
-            return Ok(Round::Done(credential));
-        }
-        let Some(token) = grant.refresh_token() else { return Err(self.ask(&user)) };
-        if grant.is_being_spent() {
-            // Whoever sent it is gone, or we would not have the lease; unless the store was down until now, and the new
-            // grant is on its way.
-            sleep(LAST_CHANCE.min(self.lease / 4)).await;
-            if self.load(&user).await?.is_none_or(|now| now.version != version) {
-                return Ok(Round::Changed);
-            }
-            self.report.lost();
-            let _ = self.store.delete(user.as_str(), version).await;
-            return Err(self.ask(&user));
-        }
-        let marked = grant.being_spent_under(&held.lease);
-        let marked = match self.store.save(user.as_str(), &marked, version).await {
-            Ok(Some(marked)) => marked,
-            Ok(None) => return Ok(Round::Changed),
-            Err(error) => {
-                held.unfinished = Some(Unfinished::Unmark);
-                return Err(failed(error));
-            }
-        };
-
-        // Half of the lease for the exchange leaves the other half for the save.
-        let limit = held.ends.saturating_duration_since(Instant::now()) / 2;
-        let refreshed = timeout(limit, self.client.refresh(token)).await;
-        match refreshed {
-            Ok(Ok(new)) => {
-                let credential = new.credential()?;
-                self.keep(held, new, marked).await;
-                Ok(Round::Done(credential))
-            }
-            Ok(Err(error)) if error.kind() == OAuthErrorKind::InvalidGrant => {
-                let now = self.load(&user).await?;
-                match now {
-                    // The user has signed in again meanwhile.
-                    Some(now) if now.version != marked => Ok(Round::Changed),
-                    _ => {
-                        let _ = self.store.delete(user.as_str(), marked).await;
-                        Err(self.ask(&user).with_source(error))
-                    }
-                }
-            }
-            Ok(Err(error)) => {
-                self.keep(held, grant, marked).await;
-                Err(error.into_cause())
-            }
-            Err(_) => {
-                self.keep(held, grant, marked).await;
-                Err(CredentialError::new("the token endpoint did not answer in time"))
+    async fn rounds(&self, held: &mut Held) -> Result<Option<Credential>, Failure> {
+        for _ in 0..ROUNDS {
+            match self.round(held).await? {
+                Round::Done(credential) => return Ok(Some(credential)),
+                Round::Later => return Ok(None),
+                Round::Changed => {}
             }
         }
+        other("this user's grant changes faster than it can be refreshed")
     }
 
-    /// Saves a grant in place of the marked one.
-    async fn keep(&self, held: &mut Held, grant: Grant, marked: Version) {
-        // If something else is there now, a sign-in has come first: then that is the grant to use.
-        if let Err(error) = self.store.save(held.user.as_str(), &grant, marked).await {
-            self.report.not_saved(&error);
-            held.unfinished = Some(Unfinished::Save(grant, marked));
-        }
-    }
-
-    /// Behind the caller's back, until the store answers. It cannot come too late for anything but its own use: it
-    /// replaces nothing but the mark of this very lease.
-    async fn finish_later(self: Arc<Self>, held: Held, unfinished: Unfinished) {
-        let until = Instant::now() + self.lease * SAVE_FOR_LEASES;
-        while Instant::now() < until {
-            sleep(SAVE_AGAIN).await;
-            let finished = match &unfinished {
-                Unfinished::Unmark => self.unmark(&held).await,
-                Unfinished::Save(grant, marked) => {
-                    let saved = self.store.save(held.user.as_str(), grant, *marked).await;
-                    saved.map(drop).inspect_err(|error| self.report.not_saved(error))
-                }
-            };
-            if finished.is_ok() {
-                break;
-            }
-        }
-        self.give_back(held).await;
-    }
-
-    async fn unmark(&self, held: &Held) -> Result<(), StoreError> {
-        let user = held.user.as_str();
-        match self.store.load(user).await? {
-            Some(Stored { grant, version, .. }) if grant.is_being_spent_by(&held.lease) => {
-                self.store.save(user, &grant.not_being_spent(), version).await.map(drop)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn give_back(&self, held: Held) {
+    pub(super) async fn give_back(&self, held: Held) {
         // If the store is down now, it runs out.
-        let _ = self.store.release(held.user.as_str(), held.lease).await;
+        let _ = self.settings.store.release(&held.person.key, held.lease).await;
     }
 
-    /// Waits until no refresh is under way.
-    pub(super) async fn settle(&self) {
-        // The sender is ours: it cannot be gone.
-        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
+    pub(super) async fn load(&self, key: &str) -> Result<Option<Stored>, Failure> {
+        match self.settings.store.load(key).await {
+            Ok(stored) => Ok(stored),
+            Err(error) if error.unreadable_version().is_some() => {
+                self.report.unreadable(&error);
+                Err(Failure::Ask(Some(Cause::Store(error))))
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
-    async fn load(&self, user: &UserId) -> Result<Option<Stored>, CredentialError> {
-        self.store.load(user.as_str()).await.map_err(failed)
+    /// A grant that came by our clock, as it is stored: by the server's, which all replicas share.
+    pub(super) fn for_store(&self, grant: Grant) -> Grant {
+        grant.by_clock_ahead(self.settings.client.server_ahead_by())
     }
 
-    fn usable(&self, grant: &Grant, refused: &Refused) -> Option<Credential> {
-        let credential = grant.credential().ok().filter(|_| grant.is_valid(self.now()))?;
-        let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_refused = refused.as_ref().is_some_and(|refused| refused.is_same_secret(&credential));
-        (!is_refused).then_some(credential)
+    /// The access token of a grant that is stored, by our clock.
+    pub(super) fn usable(&self, grant: &Grant, person: &Person) -> Option<Credential> {
+        if !grant.is_valid(self.now()) {
+            return None;
+        }
+        let behind = self.settings.client.server_ahead_by().saturating_neg();
+        let credential = grant.clone().by_clock_ahead(behind).credential().ok()?;
+        (!person.is_refused(&credential)).then_some(credential)
     }
 
-    fn ask(&self, user: &UserId) -> CredentialError {
-        CredentialError::interaction_required((self.authorize_url)(user))
-    }
-
-    fn now(&self) -> std::time::SystemTime {
-        self.client.config().clock.now()
+    /// By the server's clock, as stored grants are.
+    pub(super) fn now(&self) -> SystemTime {
+        let client = &self.settings.client;
+        let by = client.server_ahead_by();
+        let (now, apart) = (client.config().clock.now(), Duration::from_millis(by.unsigned_abs()));
+        let server = if by < 0 { now.checked_sub(apart) } else { now.checked_add(apart) };
+        server.unwrap_or(now)
     }
 }
 
-fn failed(error: StoreError) -> CredentialError {
+pub(super) fn other<T>(message: &'static str) -> Result<T, Failure> {
+    Err(Failure::Other(CredentialError::new(message)))
+}
+
+pub(super) fn failed(error: StoreError) -> Failure {
     let message = match error.is_unavailable() {
         true => "the token store cannot be reached",
         false => "the token store's content cannot be read",
     };
-    CredentialError::new(message).with_source(error)
+    Failure::Other(CredentialError::new(message).with_source(error))
 }

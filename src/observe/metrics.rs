@@ -20,7 +20,7 @@ use crate::preference::Slot;
 /// | `credential_fallback_replays_total` | counter | `slot`, of the replay |
 /// | `credential_fallback_not_replayed_total` | counter | `cause`: see [`NoReplay::as_str`] |
 /// | `credential_fallback_unavailable_total` | counter | `slot` |
-/// | `credential_fallback_tokens_total` | counter | `slot`; `event`: minted, renewed, mint_failed, renewal_failed, dropped, and with `oauth`: not_saved, grant_lost |
+/// | `credential_fallback_tokens_total` | counter | `slot`; `event`: minted, renewed, mint_failed, renewal_failed, dropped, and with `oauth`: not_saved, grant_lost, grant_unreadable |
 /// | `credential_fallback_added_seconds` | histogram | `replayed`: true, false |
 ///
 /// Each label has a handful of values, none of which comes from outside. Every series is there from the start,
@@ -76,6 +76,8 @@ struct SlotMetrics {
     not_saved: Counter,
     #[cfg(feature = "oauth")]
     grant_lost: Counter,
+    #[cfg(feature = "oauth")]
+    grant_unreadable: Counter,
 }
 
 const CALLS: &str = "credential_fallback_calls_total";
@@ -154,6 +156,8 @@ impl SlotMetrics {
             not_saved: token("not_saved"),
             #[cfg(feature = "oauth")]
             grant_lost: token("grant_lost"),
+            #[cfg(feature = "oauth")]
+            grant_unreadable: token("grant_unreadable"),
         }
     }
 }
@@ -186,6 +190,8 @@ impl Observe for Metrics {
             TokenEvent::NotSaved { .. } => &slot.not_saved,
             #[cfg(feature = "oauth")]
             TokenEvent::GrantLost => &slot.grant_lost,
+            #[cfg(feature = "oauth")]
+            TokenEvent::GrantUnreadable { .. } => &slot.grant_unreadable,
         };
         counter.increment(1);
     }

@@ -188,14 +188,22 @@ pub enum TokenEvent<'e> {
     },
     /// The server refused the token, and it is not used any more.
     Dropped,
-    /// A user's new grant is in use, and the store does not take it. It is tried again for a while.
+    /// A user's new grant is in use, and the store does not take it. It is tried again for a while; a second event says
+    /// that this was in vain.
     #[cfg(feature = "oauth")]
     NotSaved {
         /// Why not.
         error: &'e crate::store::StoreError,
     },
-    /// A user's grant is lost, and the user has to authorise again: a replica died in the middle of a refresh, or the
-    /// store did not come back in time.
+    /// A user's grant is lost, and the user has to authorise again: a replica died in the middle of a refresh, the
+    /// store did not come back in time, or the identity server's answer could not be read.
     #[cfg(feature = "oauth")]
     GrantLost,
+    /// What the store has of a user cannot be read, and the user has to authorise again: it was sealed with another key,
+    /// or with none, or is damaged.
+    #[cfg(feature = "oauth")]
+    GrantUnreadable {
+        /// What the store says.
+        error: &'e crate::store::StoreError,
+    },
 }

@@ -83,6 +83,10 @@ impl Observe for Traces {
             TokenEvent::GrantLost => {
                 warn!(credential.slot = slot, "a user's grant is lost: the user has to authorise again")
             }
+            #[cfg(feature = "oauth")]
+            TokenEvent::GrantUnreadable { error } => warn!(
+                credential.slot = slot, %error, "a user's grant cannot be read: the user has to authorise again"
+            ),
         }
     }
 }

@@ -30,6 +30,11 @@ impl Watch {
     }
 
     #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    #[inline]
     pub(crate) fn event<'e>(&mut self, event: impl FnOnce() -> CallEvent<'e>) {
         if self.0.is_some() {
             self.tell(event());

@@ -29,7 +29,8 @@ mod fixed;
 mod from_fn;
 #[cfg(feature = "jwt")]
 mod jwt_bearer;
-mod token_cache;
+pub(crate) mod panic;
+pub(crate) mod token_cache;
 #[cfg(any(feature = "jwt", feature = "oauth"))]
 pub(crate) mod token_endpoint;
 

@@ -26,7 +26,8 @@ pub use redis::RedisStore;
 /// What a store's methods return.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Keeps what users have granted, under keys that the caller chooses.
+/// Keeps what users have granted, under keys that the caller chooses
+/// ([`UserTokens::store_key`](crate::oauth::UserTokens::store_key)).
 ///
 /// A refresh token is spent by its use, so whoever uses it has to be alone with it: by a [lease](Self::lease)
 /// among those who ask, and by a version that a [save](Self::save) has to name against those who come late.
@@ -39,7 +40,7 @@ pub trait TokenStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError`], if the store cannot be asked, or what is stored cannot be read.
+    /// [`StoreError`], if the store cannot be asked, or what is stored [cannot be read](StoreError::unreadable).
     fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stored>>;
 
     /// Stores `grant` if what is there has the version `expected` ([`Version::NONE`]: if nothing is there). Returns
@@ -129,7 +130,8 @@ impl Default for Lease {
 #[derive(Clone)]
 pub struct StoreError {
     message: &'static str,
-    is_unavailable: bool,
+    /// `None`: it cannot be asked now.
+    unreadable: Option<Version>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -137,18 +139,24 @@ impl StoreError {
     /// The store cannot be asked now; later it may.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         let source = Some(Arc::from(source.into()));
-        Self { message: "the token store cannot be reached", is_unavailable: true, source }
+        Self { message: "the token store cannot be reached", unreadable: None, source }
     }
 
-    /// What is stored cannot be read: it is damaged, or sealed with another key.
-    pub fn unreadable() -> Self {
+    /// What is stored, with this version, cannot be read: it is damaged, or sealed with another key. The version lets the
+    /// user's next sign-in replace it, and a sign-out delete it.
+    pub fn unreadable(version: Version) -> Self {
         let message = "what the token store holds cannot be read: it is damaged, or sealed with another key";
-        Self { message, is_unavailable: false, source: None }
+        Self { message, unreadable: Some(version), source: None }
     }
 
     /// Whether the store could not be asked, so that a later try may succeed.
     pub fn is_unavailable(&self) -> bool {
-        self.is_unavailable
+        self.unreadable.is_none()
+    }
+
+    /// The version of what is there and cannot be read.
+    pub fn unreadable_version(&self) -> Option<Version> {
+        self.unreadable
     }
 }
 

@@ -112,6 +112,14 @@ pub fn marked(grant: &Grant) -> Grant {
     Grant::from_bytes(&serde_json::to_vec(&grant).unwrap()).unwrap()
 }
 
+/// The same grant while a replica is in the middle of a refresh, and may be until then.
+pub fn marked_until(grant: &Grant, until: SystemTime) -> Grant {
+    let mut grant: Value = serde_json::from_slice(&marked(grant).to_bytes()).unwrap();
+    let until = until.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    grant["being_spent_until"] = u64::try_from(until).unwrap().into();
+    Grant::from_bytes(&serde_json::to_vec(&grant).unwrap()).unwrap()
+}
+
 /// This machine's clock, set ahead.
 #[derive(Clone, Debug, Default)]
 pub struct TestClock(Arc<AtomicU64>);
@@ -176,6 +184,8 @@ impl Scripted {
 /// A config for a [`Scripted`] server.
 pub fn scripted_config() -> OAuthConfig {
     OAuthConfig::new("client-1", "http://127.0.0.1/token")
+        .with_authorize_url("http://127.0.0.1/authorize")
+        .with_redirect_uri(CALLBACK)
         .with_device_url("http://127.0.0.1/device")
         .with_request_style(tower_credential_fallback::RequestStyle::BearerJson)
 }

@@ -62,12 +62,35 @@ impl RedisServer {
         );
     }
 
+    /// … and with these options too, from now on.
+    pub fn start_again_with(&mut self, options: &[&str]) {
+        self.options.extend(options.iter().map(|option| option.to_string()));
+        self.start_again();
+    }
+
     /// Kills it on the spot.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+
+    /// Stops it in its tracks: it holds its connections, and takes new ones, and answers nothing.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// … and lets it go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let process = self.process.as_ref().unwrap().id();
+        // The shell's own `kill`: the program may be missing.
+        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap();
+        assert!(sent.success());
     }
 
     /// Whether it is up, and listens.

@@ -1,6 +1,7 @@
 //! What every token store has to do, and one that fails when it is told to.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -96,8 +97,25 @@ pub struct FaultyStore {
     /// Down for saves alone, after so many more.
     saves_left: AtomicU64,
     is_counting_saves: AtomicBool,
-    /// Takes the next save, and does not say so.
-    is_next_save_silent: AtomicBool,
+    /// Down for deletions alone, after so many more.
+    deletes_left: Mutex<Option<u64>>,
+    is_unreadable: AtomicBool,
+    save_time: Mutex<Duration>,
+    next_save: Mutex<Option<Lie>>,
+    late: Mutex<Option<(String, Grant, Version)>>,
+}
+
+/// What a store says of a save that is not so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// It was taken, and the answer is an error.
+    Failed,
+    /// It was taken, and the answer is that something else is there: the save was sent twice, say.
+    Changed,
+    /// It was taken, the answer is an error, and that was the last one.
+    FailedAndDown,
+    /// The answer is an error, and it is taken later: see [`FaultyStore::apply_late_save`].
+    Late,
 }
 
 impl FaultyStore {
@@ -111,8 +129,28 @@ impl FaultyStore {
         self.is_counting_saves.store(saves.is_some(), Ordering::SeqCst);
     }
 
-    pub fn swallow_next_answer_to_a_save(&self) {
-        self.is_next_save_silent.store(true, Ordering::SeqCst);
+    /// As saves.
+    pub fn set_deletes_left(&self, deletes: Option<u64>) {
+        *self.deletes_left.lock().unwrap() = deletes;
+    }
+
+    /// What is there cannot be read.
+    pub fn set_unreadable(&self, is_unreadable: bool) {
+        self.is_unreadable.store(is_unreadable, Ordering::SeqCst);
+    }
+
+    pub fn set_save_time(&self, time: Duration) {
+        *self.save_time.lock().unwrap() = time;
+    }
+
+    pub fn lie_about_next_save(&self, lie: Lie) {
+        *self.next_save.lock().unwrap() = Some(lie);
+    }
+
+    /// The save that was on its way all the time arrives.
+    pub async fn apply_late_save(&self) -> Option<Version> {
+        let (key, grant, expected) = self.late.lock().unwrap().take().expect("a late save");
+        self.inner.save(&key, &grant, expected).await.unwrap()
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -131,7 +169,12 @@ impl TokenStore for FaultyStore {
     fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
             self.check()?;
-            self.inner.load(key).await
+            match self.inner.load(key).await? {
+                Some(stored) if self.is_unreadable.load(Ordering::SeqCst) => {
+                    Err(StoreError::unreadable(stored.version))
+                }
+                stored => Ok(stored),
+            }
         })
     }
 
@@ -143,11 +186,22 @@ impl TokenStore for FaultyStore {
     ) -> StoreFuture<'a, Option<Version>> {
         Box::pin(async move {
             self.check_save()?;
-            let saved = self.inner.save(key, grant, expected).await;
-            if self.is_next_save_silent.swap(false, Ordering::SeqCst) {
+            let time = *self.save_time.lock().unwrap();
+            tokio::time::sleep(time).await;
+            let lie = self.next_save.lock().unwrap().take();
+            if lie == Some(Lie::Late) {
+                *self.late.lock().unwrap() = Some((key.to_owned(), grant.clone(), expected));
                 return Err(StoreError::unavailable("no answer in time"));
             }
-            saved
+            let saved = self.inner.save(key, grant, expected).await;
+            match lie {
+                None => saved,
+                Some(Lie::Changed) => Ok(None),
+                Some(lie) => {
+                    self.set_down(lie == Lie::FailedAndDown);
+                    Err(StoreError::unavailable("no answer in time"))
+                }
+            }
         })
     }
 
@@ -168,6 +222,9 @@ impl TokenStore for FaultyStore {
     fn delete<'a>(&'a self, key: &'a str, expected: Version) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.check()?;
+            if let Some(left) = self.deletes_left.lock().unwrap().as_mut() {
+                *left = left.checked_sub(1).ok_or_else(|| StoreError::unavailable("no route"))?;
+            }
             self.inner.delete(key, expected).await
         })
     }

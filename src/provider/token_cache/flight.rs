@@ -3,9 +3,6 @@
 //! It is a task of its own, so that no caller's cancellation ends it, and it holds the cache only weakly, so
 //! that it does not keep it alive.
 
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,6 +14,7 @@ use super::live::Live;
 use super::shared::Shared;
 use crate::observe::TokenEvent;
 use crate::provider::CredentialError;
+use crate::provider::panic::catch_panic;
 
 /// How a flight ended. The token itself is in the cache by then.
 pub(super) type Landing = Result<(), CredentialError>;
@@ -51,7 +49,9 @@ impl Flight {
         let started = Instant::now();
         let time_limit = self.settings.load_timeout;
         let minted = match timeout(time_limit, catch_panic(mint(&self.settings))).await {
-            Ok(minted) => minted,
+            Ok(Some(minted)) => minted,
+            // The gate opens, and the waiters learn of it.
+            Ok(None) => Err(CredentialError::new("the token source (or the clock) panicked")),
             Err(_) => Err(CredentialError::new(format!(
                 "fetching the token took longer than its time limit of {time_limit:?}"
             ))),
@@ -90,22 +90,4 @@ impl Drop for Flight {
 async fn mint(settings: &Settings) -> Result<Live, CredentialError> {
     let credential = settings.source.mint().await?;
     Live::new(credential, settings.clock.now())
-}
-
-/// Makes an error of a panic in the user's source or clock, so that the gate opens and the waiters learn of it.
-async fn catch_panic<T>(
-    future: impl Future<Output = Result<T, CredentialError>>,
-) -> Result<T, CredentialError> {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        // Unwind safety: after a panic the future is not polled again, and the source is asked anew. What the
-        // source shares between calls is its own to keep whole, as with any panic in a task.
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll,
-            // The panic's message has gone to the panic hook. It is not repeated: nobody vouches that it
-            // holds no secret.
-            Err(_) => Err(CredentialError::new("the token source (or the clock) panicked")).into(),
-        }
-    })
-    .await
 }

@@ -43,10 +43,17 @@ pub use source::TokenSource;
 
 /// How long a mint may take. Long enough for two round trips on a bad line, short enough that a caller
 /// with the usual 30 s limit still has time for the request itself.
-const DEFAULT_LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const DEFAULT_LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Nobody waits an hour for a token, and it keeps every deadline far from the end of the clock's range.
 const MAX_LOAD_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+pub(crate) fn check_load_timeout(limit: Duration) -> Result<(), Error> {
+    if limit.is_zero() || limit > MAX_LOAD_TIMEOUT {
+        return Err(Error::config("load_timeout", "expected more than zero and at most one hour"));
+    }
+    Ok(())
+}
 
 /// How often a refused token may cost a mint. A resource that is closed to this account answers 401 on
 /// every call; without a bound, so many calls would be so many mints.
@@ -145,9 +152,7 @@ impl TokenCache {
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `load_timeout`, if it is zero or
     /// over an hour.
     pub fn with_load_timeout(self, limit: Duration) -> Result<Self, Error> {
-        if limit.is_zero() || limit > MAX_LOAD_TIMEOUT {
-            return Err(Error::config("load_timeout", "expected more than zero and at most one hour"));
-        }
+        check_load_timeout(limit)?;
         Ok(Self::with_settings(Settings { load_timeout: limit, ..self.shared.settings().clone() }))
     }
 

@@ -40,12 +40,17 @@ impl Skew {
 
     /// What the server's clock shows when ours shows `local`.
     pub(super) fn to_server(&self, local: SystemTime) -> SystemTime {
-        shift(local, self.milliseconds.load(Ordering::Relaxed))
+        shift(local, self.milliseconds())
     }
 
     /// What our clock shows when the server's shows `server`.
     pub(super) fn to_local(&self, server: SystemTime) -> SystemTime {
-        shift(server, -self.milliseconds.load(Ordering::Relaxed))
+        shift(server, -self.milliseconds())
+    }
+
+    /// The server's clock minus ours.
+    pub(super) fn milliseconds(&self) -> i64 {
+        self.milliseconds.load(Ordering::Relaxed)
     }
 }
 
@@ -67,7 +72,7 @@ mod tests {
         headers.insert(DATE, httpdate::fmt_http_date(shift(now, offset * 1_000)).parse().unwrap());
         skew.learn(&headers, now);
         assert_eq!(skew.to_local(skew.to_server(now)), now);
-        skew.milliseconds.load(Ordering::Relaxed) / 1_000
+        skew.milliseconds() / 1_000
     }
 
     #[test]

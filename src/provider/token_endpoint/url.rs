@@ -41,3 +41,22 @@ pub(crate) fn check_url(field: &'static str, url: &str, plaintext_allowed: bool)
     }
     Ok(uri)
 }
+
+/// Where a browser comes back to: a URL of the web, or, for an app on a device, of a scheme of its own
+/// ([RFC 8252, 7.1](https://www.rfc-editor.org/rfc/rfc8252#section-7.1)), which has a dot, as its reversed domain does.
+#[cfg(feature = "oauth")]
+pub(crate) fn check_redirect_uri(uri: &str, plaintext_allowed: bool) -> Result<(), Error> {
+    let field = "redirect_uri";
+    let scheme = uri.split_once(':').map_or("", |(scheme, _)| scheme);
+    let is_private = scheme.contains('.')
+        && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+    if !is_private {
+        return check_url(field, uri, plaintext_allowed).map(drop);
+    }
+    let rest = &uri[scheme.len() + 1..];
+    if rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return Ok(());
+    }
+    Err(Error::config(field, "expected a URI such as `com.example.app:/callback`, without a fragment (`#…`)"))
+}

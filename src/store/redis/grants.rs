@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::Script;
-
+use super::question::Script;
 use super::{RedisStore, milliseconds};
 use crate::oauth::Grant;
 use crate::store::{Lease, StoreError, StoreFuture, Stored, TokenStore, Version};
@@ -59,9 +58,10 @@ impl TokenStore for RedisStore {
             let key = self.key(user, "grant");
             let found: (Option<u64>, Option<Vec<u8>>) = self.ask(&LOAD.key(&key), true).await?;
             let (Some(version), Some(value)) = found else { return Ok(None) };
-            let grant =
-                Grant::from_bytes(&self.seal.open(&key, value)?).ok_or_else(StoreError::unreadable)?;
-            Ok(Some(Stored::new(grant, Version(version))))
+            let version = Version(version);
+            let grant = self.seal.open(&key, value).and_then(|bytes| Grant::from_bytes(&bytes));
+            let grant = grant.ok_or_else(|| StoreError::unreadable(version))?;
+            Ok(Some(Stored::new(grant, version)))
         })
     }
 

@@ -3,17 +3,20 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::cluster::ClusterClient;
-use redis::{Client, FromRedisValue, RedisError, ScriptInvocation};
-use tokio::time::timeout;
+use redis::cluster::ClusterClientBuilder;
+use redis::{Client, FromRedisValue, IntoConnectionInfo};
 
 mod connection;
 mod grants;
 mod preferences;
+mod question;
 mod seal;
+mod server;
 
-use connection::Server;
+use connection::tcp_settings;
+use question::Question;
 use seal::Seal;
+use server::Server;
 
 use super::StoreError;
 use crate::error::Error;
@@ -72,7 +75,8 @@ impl RedisStore {
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `url`, if it is no such URL. It is not shown:
     /// there may be a password in it.
     pub fn new(url: &str) -> Result<Self, Error> {
-        let client = Client::open(url).map_err(|_| not_a_url("url"))?;
+        let info = url.into_connection_info().map_err(|_| not_a_url("url"))?;
+        let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(|_| not_a_url("url"))?;
         Ok(client.into())
     }
 
@@ -82,9 +86,8 @@ impl RedisStore {
     ///
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `urls`, if one is no such URL, or there is none.
     pub fn cluster<'u>(urls: impl IntoIterator<Item = &'u str>) -> Result<Self, Error> {
-        let client =
-            ClusterClient::new(urls.into_iter().collect::<Vec<_>>()).map_err(|_| not_a_url("urls"))?;
-        Ok(client.into())
+        let builder = ClusterClientBuilder::new(urls).tcp_settings(tcp_settings());
+        builder.try_into().map_err(|_: Error| not_a_url("urls"))
     }
 
     fn of(server: Server) -> Self {
@@ -105,17 +108,31 @@ impl RedisStore {
     }
 
     /// How long a grant is kept after it was saved last. Default: 31 days; a refresh token of Coze lives for 30.
-    #[must_use]
-    pub fn with_ttl(mut self, ttl: Duration) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `ttl`, if it is less than a millisecond: Redis counts
+    /// in these.
+    pub fn with_ttl(mut self, ttl: Duration) -> Result<Self, Error> {
+        if ttl < Duration::from_millis(1) {
+            return Err(Error::config("ttl", "expected a millisecond or more"));
+        }
         self.ttl = ttl;
-        self
+        Ok(self)
     }
 
     /// How long one question may take, connecting included. Default: 2 s.
-    #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `timeout`, if it is less than a millisecond, or over
+    /// an hour.
+    pub fn with_timeout(mut self, timeout: Duration) -> Result<Self, Error> {
+        if timeout < Duration::from_millis(1) || timeout > Duration::from_secs(3600) {
+            return Err(Error::config("timeout", "expected a millisecond to one hour"));
+        }
         self.timeout = timeout;
-        self
+        Ok(self)
     }
 
     /// Seals what is stored with this key (XChaCha20-Poly1305), together with its own name. Default: no key.
@@ -133,23 +150,9 @@ impl RedisStore {
         format!("{}:{{{user}}}:{what}", self.prefix)
     }
 
-    /// Asks once, or, if the answer is the same each time, once more after a failure: the connection may have been lost
-    /// long ago, and nobody has noticed.
-    async fn ask<T: FromRedisValue>(
-        &self,
-        question: &ScriptInvocation<'_>,
-        may_repeat: bool,
-    ) -> Result<T, StoreError> {
-        let asked = async {
-            match self.server.ask(question, self.timeout).await {
-                Err(error) if may_repeat && error.is_connection_dropped() => {
-                    self.server.ask(question, self.timeout).await
-                }
-                answered => answered,
-            }
-        };
-        let answered: Result<T, RedisError> =
-            timeout(self.timeout, asked).await.map_err(|_| StoreError::unavailable("no answer in time"))?;
+    /// A question that `may_repeat` has the same answer each time.
+    async fn ask<T: FromRedisValue>(&self, question: &Question, may_repeat: bool) -> Result<T, StoreError> {
+        let answered = self.server.ask(question, may_repeat, self.timeout).await;
         // Redis names the command and its own state, never a value.
         answered.map_err(StoreError::unavailable)
     }
@@ -157,13 +160,25 @@ impl RedisStore {
 
 impl From<Client> for RedisStore {
     fn from(client: Client) -> Self {
-        Self::of(Server::Single { client: client.into(), connection: Default::default() })
+        Self::of(Server::Single { client: client.into(), slot: Default::default() })
     }
 }
 
-impl From<ClusterClient> for RedisStore {
-    fn from(client: ClusterClient) -> Self {
-        Self::of(Server::Cluster { client: client.into(), connection: Default::default() })
+impl TryFrom<ClusterClientBuilder> for RedisStore {
+    type Error = Error;
+
+    /// For a cluster whose nodes need more than a URL. Time limits and retries are the store's own: a client that repeats by
+    /// itself would repeat saves as well.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `nodes`, if there is none, or they do not go together.
+    fn try_from(builder: ClusterClientBuilder) -> Result<Self, Error> {
+        let client = builder.retries(0).overall_response_timeout(None).build();
+        let client = client.map_err(|_| {
+            Error::config("nodes", "expected one node or more, all with the same user, password and protocol")
+        })?;
+        Ok(Self::of(Server::Cluster { client: client.into(), slot: Default::default() }))
     }
 }
 

@@ -1,39 +1,31 @@
 //! What replicas have learnt, in a stream of Redis: [`PreferenceLog`].
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
+use super::question::Script;
 use super::{RedisStore, milliseconds};
 use crate::preference::{LOG_CAPACITY, Learnt, LogFuture, PreferenceLog, Slot};
 
 /// Entries that are read at a time.
 const PAGE: usize = 1_000;
 
-static SEED: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+static SEED: Script = Script::new(
+    r"
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return redis.call('GET', KEYS[1])",
-    )
-});
+);
 
 /// `ARGV` is the expiry, the length of the log, and then the entries. The seed lives as long as what was hashed with it.
-static APPEND: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+static APPEND: Script = Script::new(
+    r"
 for n = 3, #ARGV do
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'e', ARGV[n])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[1])
 return redis.status_reply('OK')",
-    )
-});
+);
 
-static READ: LazyLock<Script> =
-    LazyLock::new(|| Script::new("return redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])"));
+static READ: Script = Script::new("return redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])");
 
 impl RedisStore {
     fn log_key(&self, what: &str) -> String {

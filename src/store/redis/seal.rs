@@ -31,15 +31,16 @@ impl Seal {
         Ok([&nonce[..], &sealed].concat())
     }
 
-    pub(super) fn open(&self, name: &str, value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+    /// `None`: it was sealed with another key, or under another name, or with none.
+    pub(super) fn open(&self, name: &str, value: Vec<u8>) -> Option<Vec<u8>> {
         if self.keys.is_empty() {
-            return Ok(value);
+            return Some(value);
         }
-        let (nonce, sealed) = value.split_first_chunk::<NONCE>().ok_or_else(StoreError::unreadable)?;
+        let (nonce, sealed) = value.split_first_chunk::<NONCE>()?;
         let open = |key: &XChaCha20Poly1305| {
             key.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: name.as_bytes() }).ok()
         };
-        self.keys.iter().find_map(open).ok_or_else(StoreError::unreadable)
+        self.keys.iter().find_map(open)
     }
 }
 
@@ -56,9 +57,9 @@ mod tests {
         assert!(!sealed.windows(6).any(|part| part == b"s3cret"));
         assert_ne!(sealed, old.close("user", b"s3cret".to_vec()).unwrap(), "a nonce for each");
         assert_eq!(old.open("user", sealed.clone()).unwrap(), b"s3cret");
-        assert!(old.open("another", sealed.clone()).is_err());
-        assert!(new.open("user", sealed.clone()).is_err());
-        assert!(old.open("user", sealed[..10].to_vec()).is_err());
+        assert!(old.open("another", sealed.clone()).is_none());
+        assert!(new.open("user", sealed.clone()).is_none());
+        assert!(old.open("user", sealed[..10].to_vec()).is_none());
         new.add_key(&[1; 32]);
         assert_eq!(new.open("user", sealed).unwrap(), b"s3cret", "after a change of keys");
     }

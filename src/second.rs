@@ -1,0 +1,140 @@
+//! [`Second`]: the way from a refusal to the second attempt.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response, request};
+use http_body::Body;
+use tokio::time::Sleep;
+use tower_service::Service;
+
+use crate::answer::{Answer, poll_drain};
+use crate::body::ReplayBody;
+use crate::call::Call;
+use crate::credential::Credential;
+use crate::error::BoxError;
+use crate::layer::Shared;
+use crate::outcome::NoReplay;
+use crate::provider::{AuthProvider, CredentialFuture};
+
+/// A call between its refusal and its second attempt. The `Option`s are there to be taken when a step ends.
+pub(crate) struct Second<B, RB: Body> {
+    /// The first attempt's answer, for as long as it may be the last word.
+    refused: Option<Answer<RB>>,
+    step: Step<B>,
+}
+
+enum Step<B> {
+    /// The refusal is read on, so that its connection can be used again.
+    Drain {
+        patience: Option<Pin<Box<Sleep>>>,
+    },
+    Credential {
+        credential: CredentialFuture,
+        head: Option<request::Parts>,
+    },
+    /// The refusal is given up early if readiness may depend on it; `body` is taken over at the last moment.
+    Ready {
+        head: Option<request::Parts>,
+        body: Option<ReplayBody<B>>,
+        credential: Option<Credential>,
+    },
+}
+
+/// Where the way leads.
+pub(crate) enum Way<B, RB: Body> {
+    /// The inner service is ready for this request.
+    Send(Request<ReplayBody<B>>),
+    /// The refusal goes to the caller after all.
+    Back(Answer<RB>),
+    /// The inner service failed, and the refusal had to be given up before.
+    Failed(BoxError),
+}
+
+const TAKEN: &str = "what a step holds is taken only when the step ends";
+
+impl<B, RB> Second<B, RB>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    RB: Body + Unpin,
+{
+    pub(crate) fn new(refused: Answer<RB>) -> Self {
+        Self { refused: Some(refused), step: Step::Drain { patience: None } }
+    }
+
+    pub(crate) fn poll<S, P, E>(
+        &mut self,
+        cx: &mut Context<'_>,
+        call: &mut Call<B>,
+        shared: &Shared<P, E>,
+        inner: &mut S,
+    ) -> Poll<Way<B, RB>>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        P: AuthProvider + 'static,
+        E: AuthProvider + 'static,
+    {
+        let policy = &shared.policy;
+        let Self { refused, step } = self;
+        let back = |call: &mut Call<B>, refused: &mut Option<Answer<RB>>, reason: NoReplay| {
+            let mut refused = refused.take().expect(TAKEN);
+            call.refuse(policy, &mut refused, reason);
+            Poll::Ready(Way::Back(refused))
+        };
+        loop {
+            *step = match step {
+                Step::Drain { patience } => {
+                    let draining = &mut refused.as_mut().expect(TAKEN).body;
+                    ready!(poll_drain(draining, patience, policy.inspect_limit, cx));
+                    let head = call.second_head(policy);
+                    Step::Credential {
+                        credential: shared.provider(call.next).credential(&head),
+                        head: Some(head),
+                    }
+                }
+
+                Step::Credential { credential, head } => {
+                    let given = ready!(Pin::new(credential).poll(cx));
+                    match call.accept_other(policy, given) {
+                        Ok(credential) => {
+                            let mut head = head.take().expect(TAKEN);
+                            policy.put(call.next, &credential, &mut head.headers);
+                            Step::Ready { head: Some(head), body: None, credential: Some(credential) }
+                        }
+                        Err(reason) => return back(call, refused, reason),
+                    }
+                }
+
+                Step::Ready { head, body, credential } => {
+                    let readiness = inner.poll_ready(cx);
+                    if let Poll::Ready(Err(error)) = readiness {
+                        if refused.is_some() {
+                            return back(call, refused, NoReplay::InnerNotReady);
+                        }
+                        return Poll::Ready(Way::Failed(error.into()));
+                    }
+                    // Only now: up to here the refusal might have become the answer, and taking the body over
+                    // may cut off what is left of it.
+                    if body.is_none() {
+                        match call.take_body() {
+                            Ok(taken) => *body = Some(taken),
+                            Err(reason) => return back(call, refused, reason),
+                        }
+                    }
+                    if readiness.is_pending() {
+                        // An answer that still holds its connection may be what the inner service waits
+                        // for. Losing it is better than waiting for ever.
+                        refused.take_if(|refused| !refused.body.is_whole());
+                        return Poll::Pending;
+                    }
+                    call.send_again(policy, credential.take().expect(TAKEN));
+                    let (head, body) = (head.take().expect(TAKEN), body.take().expect(TAKEN));
+                    return Poll::Ready(Way::Send(Request::from_parts(head, body)));
+                }
+            };
+        }
+    }
+}
