@@ -165,7 +165,10 @@ async fn a_lease_that_is_held_for_too_long_is_an_error_of_its_own_kind() {
     world.clock.advance(OVER);
     let _lease = world.store.lease(&world.key(), Duration::from_secs(60)).await.unwrap().unwrap();
     let error = token(&replica, &world.alice).await.unwrap_err();
-    assert_eq!(error.to_string(), "this user's token is being refreshed elsewhere, which takes too long");
+    assert_eq!(
+        error.to_string(),
+        "another replica, or an earlier call, is refreshing this user's token, and takes too long"
+    );
     assert!(error.authorize_url().is_none());
     assert_eq!(world.refreshes(), 0);
 }
@@ -552,7 +555,7 @@ async fn an_exchange_that_outlasts_its_caller_goes_on_and_its_answer_is_kept() {
     let error = token(&first, &alice).await.unwrap_err();
     assert!(error.to_string().contains("it goes on"), "{error}");
     let error = token(&other, &alice).await.unwrap_err();
-    assert!(error.to_string().contains("refreshed elsewhere"), "{error}");
+    assert!(error.to_string().contains("is refreshing this user's token"), "{error}");
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(token(&other, &alice).await.unwrap(), "a-2");
     assert_eq!((server.posted().len(), first.lost() + other.lost()), (1, 0));
@@ -706,7 +709,7 @@ async fn a_mark_is_not_given_up_before_its_time_though_the_lease_is_gone() {
     told.store.save(ALICE, &users::marked_until(&ended("1"), until), version).await.unwrap().unwrap();
     let replica = told.replica();
     let error = token(&replica, &told.alice).await.unwrap_err();
-    assert!(error.to_string().contains("refreshed elsewhere"), "{error}");
+    assert!(error.to_string().contains("is refreshing this user's token"), "{error}");
     assert!(is_marked(&told.stored().await.unwrap()) && replica.lost() == 0);
     told.clock.advance(Duration::from_secs(61));
     let replica = told.replica();

@@ -70,7 +70,7 @@
 //! | what | then |
 //! | --- | --- |
 //! | the store is down before 3 | nothing is spent. Tokens at hand serve to their end; other calls fail with "the token store cannot be reached" |
-//! | the lease is held for too long | calls whose token has ended fail with "this user's token is being refreshed elsewhere …"; nothing is spent |
+//! | the lease is held for too long | calls whose token has ended fail with "another replica, or an earlier call, is refreshing this user's token …"; nothing is spent |
 //! | the mark is set, but the store did not say so | the grant is looked at again: if the mark is there, the refresh goes on; if nobody can say, nothing is sent, and the mark is taken back, or kept out if it arrives late |
 //! | it is certain that nothing was sent (a refused connection) | the mark is taken back; the next call may send the token |
 //! | the request was sent, and no answer came, or 408, 429 or 5xx | the mark is taken back; the token is sent again after a pause, by whichever replica |
@@ -100,6 +100,8 @@
 //!   primary had not received: a new grant, so that its user is asked; or a mark, so that a spent token may be sent again.
 //! - [`with_encryption_key`](store::RedisStore::with_encryption_key) keeps tokens unreadable to whoever reads Redis or
 //!   its disk.
+//! - Leave [`with_timeout`](store::RedisStore::with_timeout) at two seconds or less: a replica that comes back to its Redis
+//!   is given two and a half to save what it has.
 //! - One prefix for each application. Its OAuth apps may share it: a grant's key names client ID,
 //!   [realm](oauth::OAuthConfig::with_realm) and user ([`UserTokens::store_key`](oauth::UserTokens::store_key)).
 //!

@@ -22,6 +22,7 @@ const MAX_TIME_LIMIT: Duration = Duration::from_secs(3600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pkce {
     All,
+    #[cfg(feature = "coze")]
     WithoutSecret,
     None,
 }
@@ -170,6 +171,7 @@ impl OAuthConfig {
     pub(super) fn has_pkce(&self) -> bool {
         match self.pkce {
             Pkce::All => true,
+            #[cfg(feature = "coze")]
             Pkce::WithoutSecret => self.client_secret.is_none(),
             Pkce::None => false,
         }

@@ -153,7 +153,9 @@ impl Refresher {
                 (Ok(None), None) => {
                     let again = Instant::now() + LOOK_AGAIN.mul_f64(0.5 + fastrand::f64());
                     if again > give_up {
-                        return other("this user's token is being refreshed elsewhere, which takes too long");
+                        return other(
+                            "another replica, or an earlier call, is refreshing this user's token, and takes too long",
+                        );
                     }
                     sleep(again.saturating_duration_since(Instant::now())).await;
                 }
