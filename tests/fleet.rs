@@ -34,10 +34,14 @@ const USERS: usize = 50;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(2);
 const REDIS_RESTARTS: usize = 2;
 
-/// Half of it for the exchange: more than this machine takes when all of the fleet is busy.
+/// Two and a half seconds of it are kept for the save; the exchange has the rest: more than this machine takes when all of
+/// the fleet is busy.
 const LEASE: Duration = Duration::from_secs(6);
 
-/// Longer than any call may take: the token's load timeout is 10 s.
+/// How long a call may wait for its token: less than a lease.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longer than any call may take.
 const HANG: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
@@ -88,6 +92,8 @@ impl Setup {
 
     fn tokens(&self, store: Arc<dyn TokenStore>) -> UserTokens {
         UserTokens::new(self.client(), store, |user| format!("{}{}", users::LOGIN, user.as_str()))
+            .with_load_timeout(LOAD_TIMEOUT)
+            .unwrap()
             .with_lease(LEASE)
             .unwrap()
     }

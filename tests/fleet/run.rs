@@ -82,6 +82,7 @@ pub(crate) async fn run(time: Duration) -> ExitCode {
     let coze = Simulator::start_with(Settings::default().with_token_lifetime(TOKEN_LIFETIME)).await.unwrap();
     let redis = RedisServer::start();
     let app = coze.create_web_app();
+    coze.register_redirect_uri(&app, crate::users::CALLBACK);
     let accounts: Vec<AccountId> = (0..USERS).map(|_| coze.create_account()).collect();
     let setup = Setup {
         coze: coze.base_url().to_owned(),
