@@ -775,6 +775,7 @@ async fn settling_lets_no_refresh_begin_that_was_only_about_to() {
 async fn replicas_whose_clocks_differ_agree_on_when_a_token_ends() {
     let coze = Simulator::start().await.unwrap();
     let (app, account) = (coze.create_web_app(), coze.create_account());
+    coze.register_redirect_uri(&app, users::CALLBACK);
     let fast = TestClock::default();
     fast.advance(Duration::from_secs(20 * 60));
     let client = |clock: &TestClock| {
