@@ -29,9 +29,10 @@ async fn main() -> Result<(), BoxError> {
     let (old, new) =
         (app(simulator.create_public_app().client_id)?, app(simulator.create_public_app().client_id)?);
 
-    // A store each: what two accounts grant is kept apart.
+    // One store for both: what two accounts grant is kept apart by the apps' IDs.
+    let store = Arc::new(MemoryStore::new());
     let tokens = |client: &OAuthClient| {
-        UserTokens::new(client.clone(), Arc::new(MemoryStore::new()), |_: &UserId| "run me again".to_owned())
+        UserTokens::new(client.clone(), store.clone(), |_: &UserId| "run me again".to_owned())
     };
     let (old_tokens, new_tokens) = (tokens(&old), tokens(&new));
     let client = ServiceBuilder::new()

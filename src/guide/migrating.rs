@@ -73,6 +73,12 @@
 //! whether it was needed. Wait for as long as your rarest job takes to come round; then set
 //! [`Order::FallbackOnly`], and later take the layer out.
 //!
+//! An application that acts for its users (`oauth::UserTokens`) sends a user without any grant to authorise. Where to, follows
+//! the live order: of the two causes of [`ErrorKind::NoCredential`], take that of [`Error::first_slot`], or the other
+//! one's if that names no URL. From [`Order::FallbackFirst`] on, new users are so sent to the new app first, and from
+//! [`Order::FallbackOnly`] on to that alone. A user whose grants are both refused gets no URL: offer the login for the new account
+//! again. `examples/web_backend.rs` does both.
+//!
 //! Do not delete or disable the personal OAuth app as long as the enterprise uses it: the enterprise's access
 //! depends on it.
 
