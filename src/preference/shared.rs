@@ -74,7 +74,8 @@ impl Learnt {
 /// then on. No call ever waits for it: each looks into memory, as without it, and a task in the background
 /// reads and writes. While the log is down, each replica learns by itself; what it has learnt is written later.
 ///
-/// What is shared are hashes of names, which tell nobody what they are hashes of. Replicas that hash differently (those of
+/// What is shared are hashes of names, not the names. The number they were hashed with stands in the same log: whoever reads
+/// it can check a guess. Replicas that hash differently (those of
 /// another build, or those that were there before the log lost its seed) do not understand each other: each learns by
 /// itself.
 #[derive(Clone)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tower_credential_fallback::coze::simulator::{AccountId, Settings, Simulator};
 use tower_credential_fallback::oauth::{OAuthClient, UserTokens};
 use tower_credential_fallback::store::{RedisStore, StoreError, TokenStore};
@@ -75,6 +76,8 @@ struct Fleet {
     store: RedisStore,
     tokens: UserTokens,
     accounts: Vec<AccountId>,
+    /// Those whose grant was given up.
+    signing_in: JoinSet<Loss>,
     seen: Seen,
 }
 
@@ -98,6 +101,7 @@ pub(crate) async fn run(time: Duration) -> ExitCode {
         store: setup.store(),
         redis: Arc::new(Mutex::new(redis)),
         outages: Arc::default(),
+        signing_in: JoinSet::new(),
         seen: Seen::default(),
         setup,
         coze,
@@ -107,6 +111,8 @@ pub(crate) async fn run(time: Duration) -> ExitCode {
         this.sign_in(n).await;
     }
     this.live(time).await;
+    this.seen.losses.extend(std::mem::take(&mut this.signing_in).join_all().await);
+    this.seen.losses.sort_by_key(|loss| loss.absent.from);
     this.seen.outages = std::mem::take(&mut this.outages.lock().unwrap());
     let wrong = this.seen.judge(&Server {
         refreshes: this.accounts.iter().map(|account| this.coze.refreshes(account)).sum(),
@@ -121,26 +127,26 @@ pub(crate) async fn run(time: Duration) -> ExitCode {
     ExitCode::FAILURE
 }
 
-impl Fleet {
-    /// What a user does who is sent to authorise.
-    async fn sign_in(&self, n: usize) {
-        let (url, login) = self.client.authorize().unwrap();
-        let back = consent(&url, &self.accounts[n], true).await;
-        let grant = self.client.finish(login, &back.state, &back.code.unwrap()).await.unwrap();
-        self.until_redis_answers(async |tokens, _| tokens.sign_in(&user(n), &grant).await).await;
+/// The store's answer. If Redis is away, `None`, after a while: to be asked again.
+async fn or_wait<T>(answered: Result<T, StoreError>) -> Option<T> {
+    if let Err(error) = &answered {
+        assert!(error.is_unavailable(), "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    answered.ok()
+}
 
-    async fn until_redis_answers<T>(
-        &self,
-        ask: impl AsyncFn(&UserTokens, &RedisStore) -> Result<T, StoreError>,
-    ) -> T {
-        loop {
-            match ask(&self.tokens, &self.store).await {
-                Ok(answer) => return answer,
-                Err(error) => assert!(error.is_unavailable(), "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+/// What a user does who is sent to authorise.
+async fn sign_in(client: OAuthClient, tokens: UserTokens, n: usize, account: AccountId) {
+    let (url, login) = client.authorize().unwrap();
+    let back = consent(&url, &account, true).await;
+    let grant = client.finish(login, &back.state, &back.code.unwrap()).await.unwrap();
+    while or_wait(tokens.sign_in(&user(n), &grant).await).await.is_none() {}
+}
+
+impl Fleet {
+    fn sign_in(&self, n: usize) -> impl Future<Output = ()> + use<> {
+        sign_in(self.client.clone(), self.tokens.clone(), n, self.accounts[n].clone())
     }
 
     async fn live(&mut self, time: Duration) {
@@ -182,7 +188,7 @@ impl Fleet {
             }
             if started.elapsed() > next_word {
                 next_word += Duration::from_secs(5);
-                let seen = &self.seen;
+                let (seen, lost) = (&self.seen, self.signing_in.len());
                 println!(
                     "{:>3} s: {} of {} calls answered, {} replicas killed, {} of them in a refresh; {} users lost",
                     started.elapsed().as_secs(),
@@ -190,7 +196,7 @@ impl Fleet {
                     seen.calls.len(),
                     seen.kills,
                     seen.kills_in_refresh,
-                    seen.losses.len(),
+                    lost,
                 );
             }
         }
@@ -251,10 +257,12 @@ impl Fleet {
             "lost" => {
                 let (key, from) = rest.split_once(' ').unwrap();
                 replica.marked.remove(key);
-                let user = user_of(key);
-                self.sign_in(user).await;
-                let absent = Span { from: from.parse().unwrap(), to: now() };
-                self.seen.losses.push(Loss { user, absent });
+                let (user, from) = (user_of(key), from.parse().unwrap());
+                let signing_in = self.sign_in(user);
+                self.signing_in.spawn(async move {
+                    signing_in.await;
+                    Loss { user, absent: Span { from, to: now() } }
+                });
             }
             _ => panic!("a replica says {line}"),
         }
@@ -289,7 +297,11 @@ impl Fleet {
             // What it sent last may be in Redis's inbox still. By the time of a second answer it has been read.
             let mut stored = None;
             for _ in 0..2 {
-                stored = self.until_redis_answers(async |_, store| store.load(key).await).await;
+                stored = loop {
+                    if let Some(stored) = or_wait(self.store.load(key).await).await {
+                        break stored;
+                    }
+                };
             }
             let marked = stored.filter(|stored| is_marked(&stored.grant));
             if let Some(token) = marked.and_then(|stored| refresh_token_of(&stored.grant)) {

@@ -31,15 +31,33 @@ const DEFAULT_PREFIX: &str = "tower-credential-fallback";
 
 /// Keeps grants in a Redis, or a Redis Cluster, that all replicas share.
 ///
-/// It connects when it is first asked, and again when the connection is lost. Every question takes one round trip,
-/// and two seconds at the most.
+/// It connects when it is first asked. Every question takes one round trip, and two seconds at the most. It is asked again,
+/// within that time, if the server has turned it down (it is starting, it was demoted, the slot has moved), or if its
+/// answer was lost and would be the same again. A save or a deletion whose answer was lost is an error, on a cluster
+/// too: it may have been done.
+///
+/// A connection on which nothing comes back, or which leads to a server that may not write, is given up: the next one leads
+/// to where the address leads then. So a failover needs no restart of the application.
 ///
 /// For TLS (`rediss://…`), turn on the feature `redis-tls`. Certificates are checked against the system's roots; for
 /// others, or for a client certificate, make a [`redis::Client`] and turn it [into](#impl-From<Client>-for-RedisStore) a
-/// store. If no `rustls` provider was installed for the process by the time of the first connection, aws-lc-rs is.
+/// store, or a [`ClusterClientBuilder`](#impl-TryFrom<ClusterClientBuilder>-for-RedisStore). If no `rustls` provider was
+/// installed for the process by the time of the first connection, aws-lc-rs is.
 ///
-/// A grant that Redis loses is lost: the user authorises again. So let it write to disk before it answers
-/// (`appendonly yes`, `appendfsync always`); a failover to a replica that is behind loses as well.
+/// # What Redis has to keep
+///
+/// - A grant that Redis loses is lost: the user authorises again. So let it write to disk before it answers
+///   (`appendonly yes`, `appendfsync always`).
+/// - `maxmemory-policy noeviction`. The `volatile-*` and `allkeys-*` policies drop what has an expiry, as all keys here do:
+///   leases, which end soonest, are first in line with `volatile-ttl`. Without its lease, a refresh is no longer alone with
+///   its token; without its grant, a user authorises again.
+/// - What a replica of Redis has not received is lost in a failover; Redis answers before its replicas have it. If that is
+///   the mark which says that a refresh token is being sent, the token may be sent a second time, which some servers take
+///   for a theft, and end the user's grant for. `min-replicas-to-write` makes that rarer, not impossible.
+/// - The commands `EVAL`, `GET`, `SET`, `DEL`, `HGET`, `HMGET`, `HSET`, `HDEL`, `HEXISTS`, `PEXPIRE`; for preferences `XADD`
+///   and `XRANGE` too; on a cluster, also `CLUSTER`, `PING` and `ASKING`.
+///
+/// # Keys
 ///
 /// Keys are `prefix:{user}:grant` and `prefix:{user}:lease`; of one user, both are in the same slot of a cluster.
 ///
@@ -81,6 +99,9 @@ impl RedisStore {
     }
 
     /// A store in a Redis Cluster, of which these are some nodes. Does not connect yet.
+    ///
+    /// Users are served while slots move between nodes. One exception: while a node that has no slots yet is given its very
+    /// first one, those whose keys have moved there have to wait for that to end, with errors that say so.
     ///
     /// # Errors
     ///

@@ -158,7 +158,8 @@ fn late(message: &'static str) -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, message).into()
 }
 
-/// Where an answer sends this one question, and no other.
+/// Where an answer sends this one question, and no other. A cluster client connects to no node that has no slots: with the
+/// first slot of a new node under way, the question is turned down in the end.
 fn node_to_ask(error: &RedisError) -> Option<SingleNodeRoutingInfo> {
     if error.kind() != ErrorKind::Server(ServerErrorKind::Ask) {
         return None;
