@@ -26,8 +26,8 @@ use tower_credential_fallback::reqwest::FallbackMiddleware;
 use tower_credential_fallback::{Credential, CredentialFallbackLayer};
 
 const CALLERS: usize = 16;
-const ROUND: Duration = Duration::from_millis(400);
-const ROUNDS: usize = 15;
+const ROUND: Duration = Duration::from_millis(200);
+const ROUNDS: usize = 30;
 const BODY: usize = 4 * 1024;
 /// Each call is about one of these, at random. They move one after the other.
 const BOTS: usize = 1_000;
@@ -231,7 +231,7 @@ async fn round(call: &Call, url: &str) -> (f64, u64, Vec<f64>) {
     (took.len() as f64 / started.elapsed().as_secs_f64(), accepted, took)
 }
 
-/// Everybody in turn, round by round, so that all meet with the same noise. `moved` is the share of the bots that have
+/// Everybody in turn, round by round, each round beginning with another, so that all meet with the same noise. `moved` is the share of the bots that have
 /// moved by each round.
 async fn phase(
     name: &str,
@@ -243,7 +243,9 @@ async fn phase(
     for nth in 0..ROUNDS {
         eprint!("\r{name}: round {} of {ROUNDS}  ", nth + 1);
         server.move_bots(moved(nth));
-        for ((_, call), (rates, took, requests, accepted)) in ways.iter().zip(&mut seen) {
+        for turn in 0..ways.len() {
+            let way = (nth + turn) % ways.len();
+            let ((_, call), (rates, took, requests, accepted)) = (&ways[way], &mut seen[way]);
             let before = server.requests.load(Ordering::Relaxed);
             let (rate, yes, each) = round(call, &server.url).await;
             *requests += server.requests.load(Ordering::Relaxed) - before;

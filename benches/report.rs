@@ -34,7 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (token, loopback) = (result("token")?, result("loopback")?);
 
-    let mut page = String::from(include_str!("report/head.md"));
+    let mut page = include_str!("report/head.md")
+        .replace("CONDITIONS", &conditions()?)
+        .replace("ANSWER", &common::ACCEPTED.len().to_string());
     hot_path(&mut page, &times, &instructions, &allocations)?;
     budget(&mut page, &instructions, &allocations, &token, &loopback)?;
     replay(&mut page, &times)?;
@@ -46,6 +48,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(folder.join("README.md"), &page)?;
     println!("{page}");
     Ok(())
+}
+
+/// Of the machine that it runs on.
+fn conditions() -> Result<String, Box<dyn Error>> {
+    let compiler = std::process::Command::new("rustc").arg("--version").output()?;
+    let compiler = String::from_utf8(compiler.stdout)?;
+    let version = compiler.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let cores = std::thread::available_parallelism()?;
+    Ok(format!("{cores} cores, {} on {}, {version}", std::env::consts::OS, std::env::consts::ARCH))
 }
 
 fn criterion_times(folder: &Path) -> Result<Times, Box<dyn Error>> {

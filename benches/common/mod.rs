@@ -74,7 +74,7 @@ impl Way {
     }
 }
 
-/// A chat's answer, shortened: the code stands behind the data, as it does at Coze.
+/// A chat's answer, shortened: with the code behind the data, which is harder to judge than the other order.
 pub const ACCEPTED: &str = r#"{"data":{"id":"7381371876397948934","conversation_id":"7381365856095485412","bot_id":"7379462189365198898","created_at":1718609571,"last_error":{"code":0,"msg":""},"status":"in_progress"},"code":0,"msg":""}"#;
 pub const REFUSED: &str =
     r#"{"code":4101,"msg":"The token has no permission for this resource.","detail":{"logid":"2025"}}"#;
