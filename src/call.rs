@@ -124,15 +124,15 @@ impl<B> Call<B> {
         B::Error: Into<BoxError>,
     {
         let policy = &shared.policy;
-        let body = ReplayBody::new(body);
         if is_for_a_proxy || !policy.is_in_scope(&head.uri) {
             self.ledger.outcome_mut().record_no_replay(NoReplay::OutOfScope);
-            return Start::Send(body);
+            return Start::Send(ReplayBody::new(body));
         }
         if policy.is_insecure(&head.uri) {
             self.fail(policy);
             return Start::Fail(Error::insecure_origin(&head.uri));
         }
+        let body = ReplayBody::new(body);
         let slot = self.plan(policy, head, body.content());
         match shared.provider(slot).credential(head).at_hand() {
             Ok(Ok(credential)) => Start::Send(self.begin(policy, slot, credential, head, body)),

@@ -106,7 +106,8 @@ impl JsonCodeClassifier {
         let mut decision = if self.codes.is_empty() { Decision::Accept } else { Decision::Inspect };
         let mut before = Some(prefix);
         let mut rest = prefix;
-        while rest.len() >= self.least
+        // The first search is for a leading code too, which may be a short one.
+        while (before.is_some() || rest.len() >= self.least)
             && let Some(at) = self.quoted.find(rest)
         {
             let before = before.take().map(|prefix| &prefix[..at]);

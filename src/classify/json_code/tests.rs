@@ -194,6 +194,8 @@ mod quick_searches {
         for answer in [r#"{"c":1}"#, r#"{"c":0,"c":1}"#, r#"{"a":{"c":0},"c":1}"#] {
             assert_eq!(classifier.body(&head, answer.as_bytes()), refused(1, RejectionKind::Forbidden, 200));
         }
+        let long = JsonCodeClassifier::new("code").reject(700_012_006, RejectionKind::Unauthenticated);
+        assert_eq!(long.body(&head, br#"{"code":0,"#), Decision::Accept, "before the rest has come");
         let none = JsonCodeClassifier::new("c");
         assert_eq!(none.body(&head, br#"{"c":1}"#), Decision::Accept);
     }
