@@ -152,7 +152,8 @@ impl Refresher {
                 }
                 (Ok(None), None) => {
                     let again = Instant::now() + LOOK_AGAIN.mul_f64(0.5 + fastrand::f64());
-                    if again > give_up {
+                    // With no time left to ask, the answer would only seem to be late.
+                    if again + LOOK_AGAIN > give_up {
                         return other(
                             "another replica, or an earlier call, is refreshing this user's token, and takes too long",
                         );
