@@ -71,6 +71,18 @@ pub(crate) enum State<F, B, RB: Body> {
     Done,
 }
 
+impl<F, B, RB> State<F, B, RB>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    RB: Body + Unpin,
+{
+    /// What follows a refusal that is not the last word.
+    fn second(refused: Answer<RB>) -> Self {
+        Self::Second { second: Some(Box::new(Second::new(refused))) }
+    }
+}
+
 pub(crate) struct FirstCredential<B> {
     pub(crate) slot: Slot,
     pub(crate) credential: CredentialFuture,
@@ -142,7 +154,7 @@ where
             if call.conclude(shared, &mut answer, decision) {
                 return Poll::Ready(Ok(answer.into_response()));
             }
-            this.state.set(State::Second { second: Some(Box::new(Second::new(answer))) });
+            this.state.set(State::second(answer));
         }
     }
 }
@@ -206,7 +218,7 @@ where
             if call.conclude(shared, &mut answer, decision) {
                 Waited::End(Ok(answer.into_response()))
             } else {
-                Waited::For(State::Second { second: Some(Box::new(Second::new(answer))) })
+                Waited::For(State::second(answer))
             }
         }
 

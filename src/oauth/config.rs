@@ -153,8 +153,8 @@ impl OAuthConfig {
         self
     }
 
-    /// Whether the URLs may be plain `http` to another host, where anybody on the way can read the tokens, and the code that comes back. Default:
-    /// `false`; loopback is always allowed.
+    /// Whether the URLs may be plain `http` to another host, where anybody on the way can read the tokens, and the code
+    /// that comes back. Default: `false`; loopback is always allowed.
     #[must_use]
     pub fn with_plaintext_allowed(mut self, allowed: bool) -> Self {
         self.plaintext_allowed = allowed;

@@ -1,6 +1,5 @@
 //! Grants and leases in Redis: [`TokenStore`].
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::question::Script;
@@ -10,9 +9,8 @@ use crate::store::{Lease, StoreError, StoreFuture, Stored, TokenStore, Version};
 
 /// `KEYS[1]` is a hash of `v`, the version, and `d`, the grant. Saves if the version is `ARGV[1]`, 0 for none. A
 /// deleted grant leaves its version, so that none is ever used twice.
-static SAVE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+static SAVE: Script = Script::new(
+    r"
 local version = redis.call('HGET', KEYS[1], 'v') or '0'
 local known = version
 if redis.call('HEXISTS', KEYS[1], 'd') == 0 then known = '0' end
@@ -21,36 +19,28 @@ version = version + 1
 redis.call('HSET', KEYS[1], 'v', version, 'd', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return version",
-    )
-});
+);
 
-static LOAD: LazyLock<Script> =
-    LazyLock::new(|| Script::new("return redis.call('HMGET', KEYS[1], 'v', 'd')"));
+static LOAD: Script = Script::new("return redis.call('HMGET', KEYS[1], 'v', 'd')");
 
-static DELETE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+static DELETE: Script = Script::new(
+    r"
 if redis.call('HGET', KEYS[1], 'v') ~= ARGV[1] then return 0 end
 return redis.call('HDEL', KEYS[1], 'd')",
-    )
-});
+);
 
-static LEASE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+static LEASE: Script = Script::new(
+    r"
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
 if redis.call('GET', KEYS[1]) == ARGV[1] then return 1 end
 return 0",
-    )
-});
+);
 
-static RELEASE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+static RELEASE: Script = Script::new(
+    r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0",
-    )
-});
+);
 
 impl TokenStore for RedisStore {
     fn load<'a>(&'a self, user: &'a str) -> StoreFuture<'a, Option<Stored>> {
@@ -74,8 +64,8 @@ impl TokenStore for RedisStore {
         Box::pin(async move {
             let key = self.key(user, "grant");
             let value = self.seal.close(&key, grant.to_bytes())?;
-            let mut question = SAVE.prepare_invoke();
-            question.key(&key).arg(expected.0).arg(value).arg(milliseconds(self.ttl));
+            let mut question = SAVE.key(&key);
+            question.arg(expected.0).arg(value).arg(milliseconds(self.ttl));
             let version: u64 = self.ask(&question, false).await?;
             Ok((version != 0).then_some(Version(version)))
         })
@@ -84,8 +74,8 @@ impl TokenStore for RedisStore {
     fn lease<'a>(&'a self, user: &'a str, time: Duration) -> StoreFuture<'a, Option<Lease>> {
         Box::pin(async move {
             let lease = Lease::new();
-            let mut question = LEASE.prepare_invoke();
-            question.key(self.key(user, "lease")).arg(lease.owner()).arg(milliseconds(time));
+            let mut question = LEASE.key(self.key(user, "lease"));
+            question.arg(lease.owner()).arg(milliseconds(time));
             let is_given: bool = self.ask(&question, true).await?;
             Ok(is_given.then_some(lease))
         })
@@ -93,16 +83,16 @@ impl TokenStore for RedisStore {
 
     fn release<'a>(&'a self, user: &'a str, lease: Lease) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            let mut question = RELEASE.prepare_invoke();
-            question.key(self.key(user, "lease")).arg(lease.owner());
+            let mut question = RELEASE.key(self.key(user, "lease"));
+            question.arg(lease.owner());
             self.ask::<i64>(&question, true).await.map(drop)
         })
     }
 
     fn delete<'a>(&'a self, user: &'a str, expected: Version) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let mut question = DELETE.prepare_invoke();
-            question.key(self.key(user, "grant")).arg(expected.0);
+            let mut question = DELETE.key(self.key(user, "grant"));
+            question.arg(expected.0);
             self.ask(&question, false).await
         })
     }

@@ -59,7 +59,8 @@ const DEFAULT_PREFIX: &str = "tower-credential-fallback";
 ///
 /// # Keys
 ///
-/// Keys are `prefix:{user}:grant` and `prefix:{user}:lease`; of one user, both are in the same slot of a cluster.
+/// Keys are `prefix:{key}:grant` and `prefix:{key}:lease`, where `key` is the store's key of a user
+/// ([`UserTokens::store_key`](crate::oauth::UserTokens::store_key)); both are in the same slot of a cluster.
 ///
 /// It is a [`PreferenceLog`](crate::PreferenceLog) too, under `prefix:{preferences}`: what one replica learns of which
 /// credential serves which resource, the others know ([`SharedPreferences`](crate::SharedPreferences)).
@@ -121,7 +122,8 @@ impl RedisStore {
         }
     }
 
-    /// What every key begins with. Default: `tower-credential-fallback`. Each OAuth app needs its own.
+    /// What every key begins with. Default: `tower-credential-fallback`. Each application needs its own; the OAuth apps of
+    /// one may share it, since [`UserTokens`](crate::oauth::UserTokens) keeps grants by app and user.
     #[must_use]
     pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();

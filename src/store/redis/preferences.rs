@@ -48,9 +48,9 @@ fn read(entry: &str) -> Option<Learnt> {
 impl PreferenceLog for RedisStore {
     fn seed(&self, proposed: u64) -> LogFuture<'_, u64> {
         Box::pin(async move {
-            let mut question = SEED.prepare_invoke();
+            let mut question = SEED.key(self.log_key("seed"));
             // As a text: Redis counts with a sign.
-            question.key(self.log_key("seed")).arg(proposed.to_string()).arg(milliseconds(self.ttl));
+            question.arg(proposed.to_string()).arg(milliseconds(self.ttl));
             let seed: String = self.ask(&question, true).await?;
             Ok(seed.parse()?)
         })
@@ -60,9 +60,8 @@ impl PreferenceLog for RedisStore {
         Box::pin(async move {
             // One script holds Redis up for as long as it runs.
             for page in learnt.chunks(PAGE) {
-                let mut question = APPEND.prepare_invoke();
-                question.key(self.log_key("log")).key(self.log_key("seed"));
-                question.arg(milliseconds(self.ttl)).arg(LOG_CAPACITY);
+                let mut question = APPEND.key(self.log_key("log"));
+                question.key(self.log_key("seed")).arg(milliseconds(self.ttl)).arg(LOG_CAPACITY);
                 for learnt in page {
                     question.arg(written(learnt));
                 }
@@ -75,8 +74,8 @@ impl PreferenceLog for RedisStore {
     fn read<'a>(&'a self, after: Option<&'a str>) -> LogFuture<'a, (Vec<Learnt>, Option<String>)> {
         Box::pin(async move {
             let from = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
-            let mut question = READ.prepare_invoke();
-            question.key(self.log_key("log")).arg(from).arg(PAGE);
+            let mut question = READ.key(self.log_key("log"));
+            question.arg(from).arg(PAGE);
             let found: Vec<(String, Vec<String>)> = self.ask(&question, true).await?;
             let last = found.last().map(|(place, _)| place.clone());
             let entries = found.iter().filter_map(|(_, fields)| read(fields.get(1)?));

@@ -13,12 +13,9 @@ impl Script {
         Self(code)
     }
 
-    pub(super) fn prepare_invoke(&self) -> Question {
-        Question { code: self.0, keys: Vec::new(), arguments: Vec::new() }
-    }
-
+    /// The question whose first key this is.
     pub(super) fn key(&self, key: impl ToRedisArgs) -> Question {
-        let mut question = self.prepare_invoke();
+        let mut question = Question { code: self.0, keys: Vec::new(), arguments: Vec::new() };
         question.key(key);
         question
     }
