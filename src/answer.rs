@@ -67,7 +67,12 @@ impl<RB: Body + Unpin> Answer<RB> {
         let prefix = self.body.prefix(policy.inspect_limit);
         if prefix.len() != peeking.asked_at {
             peeking.asked_at = prefix.len();
-            match policy.classifier.body(&self.head, prefix) {
+            let decision = if self.body.is_all_of(prefix) {
+                policy.classifier.whole(&self.head, prefix)
+            } else {
+                policy.classifier.body(&self.head, prefix)
+            };
+            match decision {
                 Decision::Inspect => {}
                 decided => return Poll::Ready(decided),
             }

@@ -75,8 +75,6 @@ fn prefix(name: &[u8], value: &HeaderValue) -> u64 {
     (name.len() as u64) << 48 | mark | value.len() as u64
 }
 
-const PREFIX: usize = size_of::<u64>();
-
 const AS_FROZEN: &str = "it was valid when frozen";
 
 impl Frozen {
@@ -85,12 +83,19 @@ impl Frozen {
         // Of a URI that is empty, it would say "/".
         let path = uri.path_and_query().filter(|_| !uri.path().is_empty());
         let path = path.map_or("", PathAndQuery::as_str).as_bytes();
-        let mut buffer = spare::take();
         let start = authority.len() + path.len();
-        let (authorities, paths) = part(&mut buffer, 0, start).split_at_mut(authority.len());
-        authorities.copy_from_slice(authority);
-        paths.copy_from_slice(path);
-        let end = write(headers, &mut buffer, start);
+        let mut buffer = spare::take();
+        let end = loop {
+            if let Some((texts, rest)) = buffer.split_at_mut_checked(start)
+                && let Some(written) = write(headers, rest)
+            {
+                let (authorities, paths) = texts.split_at_mut(authority.len());
+                authorities.copy_from_slice(authority);
+                paths.copy_from_slice(path);
+                break start + written;
+            }
+            spare::grow(&mut buffer);
+        };
         Self { buffer, authority: authority.len(), path: start, end }
     }
 
@@ -126,28 +131,22 @@ impl Frozen {
     }
 }
 
-/// Writes from `end` on; returns where that ends by then.
+/// Returns how many bytes that took; `None` if there is no room.
 // A loop by itself, so that it has the registers.
 #[inline(never)]
-fn write(headers: &HeaderMap, buffer: &mut Vec<u8>, mut end: usize) -> usize {
+fn write(headers: &HeaderMap, mut to: &mut [u8]) -> Option<usize> {
+    let room = to.len();
     for (name, value) in headers {
-        let (start, name, text) = (end, name.as_str().as_bytes(), value.as_bytes());
-        end += PREFIX + name.len() + text.len();
-        let (lengths, texts) = part(buffer, start, end).split_at_mut(PREFIX);
-        let (names, values) = texts.split_at_mut(name.len());
-        lengths.copy_from_slice(&prefix(name, value).to_ne_bytes());
+        let (name, text) = (name.as_str().as_bytes(), value.as_bytes());
+        let (lengths, rest) = to.split_first_chunk_mut()?;
+        let (names, rest) = rest.split_at_mut_checked(name.len())?;
+        let (values, rest) = rest.split_at_mut_checked(text.len())?;
+        *lengths = prefix(name, value).to_ne_bytes();
         names.copy_from_slice(name);
         values.copy_from_slice(text);
+        to = rest;
     }
-    end
-}
-
-#[inline]
-fn part(buffer: &mut Vec<u8>, start: usize, end: usize) -> &mut [u8] {
-    if end > buffer.len() {
-        spare::grow(buffer, end);
-    }
-    &mut buffer[start..end]
+    Some(room - to.len())
 }
 
 impl Drop for Frozen {
@@ -180,8 +179,8 @@ mod spare {
     }
 
     #[cold]
-    pub(super) fn grow(buffer: &mut Vec<u8>, length: usize) {
-        buffer.resize(length.next_power_of_two().max(SMALLEST), 0);
+    pub(super) fn grow(buffer: &mut Vec<u8>) {
+        buffer.resize((2 * buffer.len()).max(SMALLEST), 0);
     }
 
     pub(super) fn put(buffer: Vec<u8>) {

@@ -57,6 +57,11 @@ impl<B: Body> PeekBody<B> {
         self.rest.is_none()
     }
 
+    /// Whether this [`prefix`](Self::prefix) is all of the data, up to an end that was seen.
+    pub(crate) fn is_all_of(&self, prefix: &[u8]) -> bool {
+        self.is_whole() && prefix.len() == self.seen && !matches!(self.tail.as_deref(), Some(Err(_)))
+    }
+
     /// The inner body, if nothing of it is held here.
     #[cfg(feature = "reqwest")]
     pub(crate) fn take_untouched(&mut self) -> Option<B> {

@@ -17,7 +17,7 @@ pub use status::StatusClassifier;
 ///
 /// [`head`](Self::head) is asked first. If it says [`Decision::Inspect`], the layer reads the body up to its
 /// inspect limit and asks [`body`](Self::body) with what it has, again when more has come, until it
-/// gets another decision.
+/// gets another decision; or [`whole`](Self::whole), if that is all there is.
 pub trait Classify: Send + Sync {
     /// Judges by status and headers.
     fn head(&self, head: &response::Parts) -> Decision;
@@ -30,6 +30,14 @@ pub trait Classify: Send + Sync {
     /// at all (`HEAD`, 204, 304, event streams, encoded bodies, upgrades), the layer asks a last time with
     /// an empty prefix: that is the question "and by status alone?". `Inspect` then counts as `Accept`.
     fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision;
+
+    /// Judges by status, headers and the whole body, which is not empty: asked instead of [`body`](Self::body) once
+    /// the end of the body was seen. By default, it is the same question.
+    ///
+    /// [`Decision::Inspect`] leaves it to the status, as there.
+    fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {
+        self.body(head, content)
+    }
 }
 
 impl<C: Classify + ?Sized> Classify for Arc<C> {
@@ -39,6 +47,10 @@ impl<C: Classify + ?Sized> Classify for Arc<C> {
 
     fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision {
         (**self).body(head, prefix)
+    }
+
+    fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {
+        (**self).whole(head, content)
     }
 }
 

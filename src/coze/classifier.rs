@@ -62,6 +62,10 @@ impl Classify for CozeClassifier {
     fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision {
         self.by_code.body(head, prefix)
     }
+
+    fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {
+        self.by_code.whole(head, content)
+    }
 }
 
 #[cfg(test)]
