@@ -9,51 +9,54 @@ use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request, uri};
 ///
 /// It is taken before the inner service sees the request, so nothing that an inner layer adds gets into the
 /// second attempt.
+///
+/// Most snapshots are dropped unused, so taking one writes to memory that was used before, and thawing pays the rest.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    method: Method,
-    version: Version,
-    scheme: Option<Scheme>,
-    text: Frozen,
-    extensions: Extensions,
+    /// `None` while it is dropped.
+    head: Option<Box<Frozen>>,
 }
 
 impl Snapshot {
     #[inline]
     pub(crate) fn of(head: &request::Parts) -> Self {
-        Self {
-            method: head.method.clone(),
-            version: head.version,
-            scheme: head.uri.scheme().cloned(),
-            text: Frozen::freeze(&head.uri, &head.headers),
-            extensions: head.extensions.clone(),
-        }
+        let mut frozen = spare::take();
+        frozen.freeze(head);
+        Self { head: Some(frozen) }
     }
 
     /// The head again, without the header `without`.
-    pub(crate) fn thaw(self, without: Option<&HeaderName>) -> request::Parts {
-        let mut head = Request::new(()).into_parts().0;
-        head.method = self.method;
-        head.uri = self.text.uri(self.scheme);
-        head.version = self.version;
-        head.headers = self.text.thaw_headers();
-        head.extensions = self.extensions;
+    pub(crate) fn thaw(mut self, without: Option<&HeaderName>) -> request::Parts {
+        let mut head = self.head.take().map_or_else(|| Frozen::default().thaw(), |frozen| frozen.thaw());
         without.map(|name| head.headers.remove(name));
         head
     }
 
     /// The URI alone.
     pub(crate) fn uri(&self) -> Uri {
-        self.text.uri(self.scheme.clone())
+        self.head.as_ref().map_or_else(Uri::default, |frozen| frozen.uri())
     }
 }
 
-/// URI and headers written one after the other into one buffer.
+impl Drop for Snapshot {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(frozen) = self.head.take() {
+            spare::put(frozen);
+        }
+    }
+}
+
+/// A head whose URI and headers are written one after the other into one buffer.
 ///
 /// Cloning a `HeaderMap` allocates for the map and, most often, for every custom name and value; cloning a `Uri`
-/// counts in memory that others count in. Most snapshots are dropped unused, so freezing writes to a buffer that was
-/// used before, and thawing pays the rest.
+/// counts in memory that others count in.
+#[derive(Default)]
 struct Frozen {
+    method: Method,
+    version: Version,
+    scheme: Option<Scheme>,
+    extensions: Extensions,
     /// Authority, path and query; then, for each value of a header: a [`prefix`], the name, the value. What stands
     /// behind `end` is of earlier use.
     buffer: Vec<u8>,
@@ -78,45 +81,41 @@ fn prefix(name: &[u8], value: &HeaderValue) -> u64 {
 const AS_FROZEN: &str = "it was valid when frozen";
 
 impl Frozen {
-    fn freeze(uri: &Uri, headers: &HeaderMap) -> Self {
-        let authority = uri.authority().map_or("", Authority::as_str).as_bytes();
+    #[inline]
+    fn freeze(&mut self, head: &request::Parts) {
+        self.method = head.method.clone();
+        self.version = head.version;
+        self.scheme = head.uri.scheme().cloned();
+        self.extensions = head.extensions.clone();
+        let authority = head.uri.authority().map_or("", Authority::as_str).as_bytes();
         // Of a URI that is empty, it would say "/".
-        let path = uri.path_and_query().filter(|_| !uri.path().is_empty());
+        let path = head.uri.path_and_query().filter(|_| !head.uri.path().is_empty());
         let path = path.map_or("", PathAndQuery::as_str).as_bytes();
-        let start = authority.len() + path.len();
-        let mut buffer = spare::take();
-        let end = loop {
-            if let Some((texts, rest)) = buffer.split_at_mut_checked(start)
-                && let Some(written) = write(headers, rest)
+        self.authority = authority.len();
+        self.path = authority.len() + path.len();
+        loop {
+            if let Some((texts, rest)) = self.buffer.split_at_mut_checked(self.path)
+                && let Some(written) = write(&head.headers, rest)
             {
                 let (authorities, paths) = texts.split_at_mut(authority.len());
                 authorities.copy_from_slice(authority);
                 paths.copy_from_slice(path);
-                break start + written;
+                self.end = self.path + written;
+                return;
             }
-            spare::grow(&mut buffer);
-        };
-        Self { buffer, authority: authority.len(), path: start, end }
+            spare::grow(&mut self.buffer);
+        }
     }
 
-    fn uri(&self, scheme: Option<Scheme>) -> Uri {
-        let (authority, path) = self.buffer[..self.path].split_at(self.authority);
-        let mut parts = uri::Parts::default();
-        parts.scheme = scheme;
-        if !authority.is_empty() {
-            parts.authority = Some(Authority::try_from(authority).expect(AS_FROZEN));
-        }
-        if !path.is_empty() {
-            parts.path_and_query = Some(PathAndQuery::try_from(path).expect(AS_FROZEN));
-        }
-        Uri::from_parts(parts).expect(AS_FROZEN)
-    }
-
-    fn thaw_headers(mut self) -> HeaderMap {
-        let mut rest = Bytes::from(std::mem::take(&mut self.buffer));
+    fn thaw(self) -> request::Parts {
+        let mut head = Request::new(()).into_parts().0;
+        head.uri = self.uri();
+        head.version = self.version;
+        head.method = self.method;
+        head.extensions = self.extensions;
+        let mut rest = Bytes::from(self.buffer);
         rest.truncate(self.end);
         rest.advance(self.path);
-        let mut headers = HeaderMap::new();
         while !rest.is_empty() {
             let prefix = rest.get_u64_ne();
             // Lossless: both lengths came from a `usize`.
@@ -125,9 +124,22 @@ impl Frozen {
             let name = HeaderName::from_bytes(&name).expect(AS_FROZEN);
             let mut value = HeaderValue::from_maybe_shared(value).expect(AS_FROZEN);
             value.set_sensitive(prefix & SENSITIVE != 0);
-            headers.append(name, value);
+            head.headers.append(name, value);
         }
-        headers
+        head
+    }
+
+    fn uri(&self) -> Uri {
+        let (authority, path) = self.buffer[..self.path].split_at(self.authority);
+        let mut parts = uri::Parts::default();
+        parts.scheme = self.scheme.clone();
+        if !authority.is_empty() {
+            parts.authority = Some(Authority::try_from(authority).expect(AS_FROZEN));
+        }
+        if !path.is_empty() {
+            parts.path_and_query = Some(PathAndQuery::try_from(path).expect(AS_FROZEN));
+        }
+        Uri::from_parts(parts).expect(AS_FROZEN)
     }
 }
 
@@ -149,17 +161,14 @@ fn write(headers: &HeaderMap, mut to: &mut [u8]) -> Option<usize> {
     Some(room - to.len())
 }
 
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        spare::put(std::mem::take(&mut self.buffer));
-    }
-}
-
-/// Buffers that were used before, a few for each thread.
+/// Heads that were used before, a few for each thread.
 mod spare {
     use std::cell::RefCell;
+    use std::mem;
 
-    /// Calls that are under way at once on one thread, and that find a buffer.
+    use super::Frozen;
+
+    /// Calls that are under way at once on one thread, and that find one.
     const KEPT: usize = 32;
 
     /// The size of a new buffer, in bytes: enough for many heads.
@@ -169,13 +178,14 @@ mod spare {
     const LARGEST: usize = 8 * 1024;
 
     thread_local! {
-        static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+        static HEADS: RefCell<Vec<Box<Frozen>>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// A buffer with whatever is in it: writing over that costs nothing, clearing it would.
-    pub(super) fn take() -> Vec<u8> {
+    /// One whose buffer has whatever is in it: writing over that costs nothing, clearing it would.
+    #[inline]
+    pub(super) fn take() -> Box<Frozen> {
         // While the thread ends, there is none.
-        BUFFERS.try_with(|buffers| buffers.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+        HEADS.try_with(|heads| heads.borrow_mut().pop()).ok().flatten().unwrap_or_default()
     }
 
     #[cold]
@@ -183,14 +193,17 @@ mod spare {
         buffer.resize((2 * buffer.len()).max(SMALLEST), 0);
     }
 
-    pub(super) fn put(buffer: Vec<u8>) {
-        if buffer.is_empty() || buffer.len() > LARGEST {
+    #[inline]
+    pub(super) fn put(mut head: Box<Frozen>) {
+        if head.buffer.len() > LARGEST {
             return;
         }
-        let _ = BUFFERS.try_with(|buffers| {
-            let mut buffers = buffers.borrow_mut();
-            if buffers.len() < KEPT {
-                buffers.push(buffer);
+        // They are the caller's, and may hold on to anything.
+        drop(mem::take(&mut head.extensions));
+        let _ = HEADS.try_with(|heads| {
+            let mut heads = heads.borrow_mut();
+            if heads.len() < KEPT {
+                heads.push(head);
             }
         });
     }

@@ -16,10 +16,10 @@ use crate::body::{PeekBody, ReplayBody};
 use crate::call::Call;
 use crate::classify::Decision;
 use crate::error::{BoxError, Error};
-use crate::layer::Shared;
 use crate::preference::Slot;
 use crate::provider::{AuthProvider, CredentialFuture};
 use crate::second::{Second, Way};
+use crate::service::Base;
 
 /// The future of [`CredentialFallback`](crate::CredentialFallback).
 ///
@@ -38,12 +38,10 @@ where
     S: Service<Request<ReplayBody<B>>>,
     RB: Body,
 {
-    /// Was polled ready before the future was made; is polled ready again before the second attempt.
-    pub(crate) inner: S,
-    pub(crate) shared: Arc<Shared<P, E>>,
+    pub(crate) base: Arc<Base<S, P, E>>,
     pub(crate) call: Call<B>,
     #[pin]
-    pub(crate) state: State<S::Future, B, RB>,
+    pub(crate) state: State<S, S::Future, B, RB>,
 }
 
 /// Where the call is. The `Option`s are there to be taken when the state is left.
@@ -51,12 +49,12 @@ where
 /// What does not have to wait goes through no state: most calls are in `Attempt` and `Done` alone. The others are
 /// boxed, so that the future is small to move.
 #[pin_project(project = StateProj)]
-pub(crate) enum State<F, B, RB: Body> {
+pub(crate) enum State<S, F, B, RB: Body> {
     Failed {
         error: Option<Error>,
     },
     FirstCredential {
-        waiting: Option<Box<FirstCredential<B>>>,
+        waiting: Option<Box<FirstCredential<S, B>>>,
     },
     Attempt {
         #[pin]
@@ -66,12 +64,12 @@ pub(crate) enum State<F, B, RB: Body> {
         peek: Option<Box<(Answer<RB>, Peeking)>>,
     },
     Second {
-        second: Option<Box<Second<B, RB>>>,
+        second: Option<Box<Second<S, B, RB>>>,
     },
     Done,
 }
 
-impl<F, B, RB> State<F, B, RB>
+impl<S, F, B, RB> State<S, F, B, RB>
 where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
@@ -83,7 +81,9 @@ where
     }
 }
 
-pub(crate) struct FirstCredential<B> {
+pub(crate) struct FirstCredential<S, B> {
+    /// Was polled ready before the future was made.
+    pub(crate) inner: S,
     pub(crate) slot: Slot,
     pub(crate) credential: CredentialFuture,
     pub(crate) head: request::Parts,
@@ -94,7 +94,7 @@ const TAKEN: &str = "what a state holds is taken only when the state is left";
 
 impl<S, P, E, B, RB> Future for ResponseFuture<S, P, E, B, RB>
 where
-    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>> + Clone,
     S::Error: Into<BoxError>,
     P: AuthProvider + 'static,
     E: AuthProvider + 'static,
@@ -106,11 +106,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let (call, shared) = (this.call, &**this.shared);
+        let (call, base) = (this.call, &**this.base);
+        let shared = &*base.shared;
         let policy = &shared.policy;
         loop {
             let StateProj::Attempt { response } = this.state.as_mut().project() else {
-                match ready!(wait(this.state.as_mut().project(), cx, this.inner, shared, call)) {
+                match ready!(wait(this.state.as_mut().project(), cx, base, call)) {
                     Waited::For(next) => this.state.set(next),
                     Waited::End(end) => {
                         this.state.set(State::Done);
@@ -161,7 +162,7 @@ where
 
 /// What a state that is waited in leads to.
 enum Waited<S: Service<Request<ReplayBody<B>>>, B, RB: Body> {
-    For(State<S::Future, B, RB>),
+    For(State<S, S::Future, B, RB>),
     End(Result<Response<PeekBody<RB>>, BoxError>),
 }
 
@@ -169,14 +170,13 @@ enum Waited<S: Service<Request<ReplayBody<B>>>, B, RB: Body> {
 // Out of line, for the sake of the calls that never come here.
 #[inline(never)]
 fn wait<S, P, E, B, RB>(
-    state: StateProj<'_, S::Future, B, RB>,
+    state: StateProj<'_, S, S::Future, B, RB>,
     cx: &mut Context<'_>,
-    inner: &mut S,
-    shared: &Shared<P, E>,
+    base: &Base<S, P, E>,
     call: &mut Call<B>,
 ) -> Poll<Waited<S, B, RB>>
 where
-    S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>> + Clone,
     S::Error: Into<BoxError>,
     P: AuthProvider + 'static,
     E: AuthProvider + 'static,
@@ -184,6 +184,7 @@ where
     B::Error: Into<BoxError>,
     RB: Body + Unpin,
 {
+    let shared = &*base.shared;
     let policy = &shared.policy;
     Poll::Ready(match state {
         StateProj::FirstCredential { waiting } => {
@@ -192,7 +193,7 @@ where
             let mut first = waiting.take().expect(TAKEN);
             match given {
                 Ok(credential) => {
-                    let FirstCredential { slot, mut head, body, .. } = *first;
+                    let FirstCredential { mut inner, slot, mut head, body, .. } = *first;
                     let body = call.begin(policy, slot, credential, &mut head, body);
                     let request = Request::from_parts(head, body);
                     Waited::For(State::Attempt { response: call.ledger.enter(|| inner.call(request)) })
@@ -224,8 +225,8 @@ where
 
         StateProj::Second { second } => {
             let second = second.as_mut().expect(TAKEN);
-            match ready!(second.poll(cx, call, shared, inner)) {
-                Way::Send(request) => {
+            match ready!(second.poll(cx, call, base)) {
+                Way::Send(mut inner, request) => {
                     Waited::For(State::Attempt { response: call.ledger.enter(|| inner.call(request)) })
                 }
                 Way::Back(refused) => Waited::End(Ok(refused.into_response())),
@@ -250,7 +251,7 @@ where
 {
     fn drop(self: Pin<&mut Self>) {
         let this = self.project();
-        this.call.ledger.give_up(&this.shared.policy.live.stats);
+        this.call.ledger.give_up(&this.base.shared.policy.live.stats);
     }
 }
 

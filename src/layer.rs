@@ -235,7 +235,7 @@ impl<P: AuthProvider, E: AuthProvider> Shared<P, E> {
     }
 }
 
-impl<S, P, E> Layer<S> for CredentialFallbackLayer<P, E> {
+impl<S: Clone, P, E> Layer<S> for CredentialFallbackLayer<P, E> {
     type Service = CredentialFallback<S, P, E>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -14,18 +14,18 @@ use crate::body::ReplayBody;
 use crate::call::Call;
 use crate::credential::Credential;
 use crate::error::BoxError;
-use crate::layer::Shared;
 use crate::outcome::NoReplay;
 use crate::provider::{AuthProvider, CredentialFuture};
+use crate::service::Base;
 
 /// A call between its refusal and its second attempt. The `Option`s are there to be taken when a step ends.
-pub(crate) struct Second<B, RB: Body> {
+pub(crate) struct Second<S, B, RB: Body> {
     /// The first attempt's answer, for as long as it may be the last word.
     refused: Option<Answer<RB>>,
-    step: Step<B>,
+    step: Step<S, B>,
 }
 
-enum Step<B> {
+enum Step<S, B> {
     /// The refusal is read on, so that its connection can be used again.
     Drain {
         patience: Option<Pin<Box<Sleep>>>,
@@ -36,6 +36,7 @@ enum Step<B> {
     },
     /// The refusal is given up early if readiness may depend on it; `body` is taken over at the last moment.
     Ready {
+        inner: Option<S>,
         head: Option<request::Parts>,
         body: Option<ReplayBody<B>>,
         credential: Option<Credential>,
@@ -43,9 +44,9 @@ enum Step<B> {
 }
 
 /// Where the way leads.
-pub(crate) enum Way<B, RB: Body> {
-    /// The inner service is ready for this request.
-    Send(Request<ReplayBody<B>>),
+pub(crate) enum Way<S, B, RB: Body> {
+    /// This inner service is ready for this request.
+    Send(S, Request<ReplayBody<B>>),
     /// The refusal goes to the caller after all.
     Back(Answer<RB>),
     /// The inner service failed, and the refusal had to be given up before.
@@ -54,7 +55,7 @@ pub(crate) enum Way<B, RB: Body> {
 
 const TAKEN: &str = "what a step holds is taken only when the step ends";
 
-impl<B, RB> Second<B, RB>
+impl<S, B, RB> Second<S, B, RB>
 where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
@@ -64,19 +65,19 @@ where
         Self { refused: Some(refused), step: Step::Drain { patience: None } }
     }
 
-    pub(crate) fn poll<S, P, E>(
+    pub(crate) fn poll<P, E>(
         &mut self,
         cx: &mut Context<'_>,
         call: &mut Call<B>,
-        shared: &Shared<P, E>,
-        inner: &mut S,
-    ) -> Poll<Way<B, RB>>
+        base: &Base<S, P, E>,
+    ) -> Poll<Way<S, B, RB>>
     where
-        S: Service<Request<ReplayBody<B>>, Response = Response<RB>>,
+        S: Service<Request<ReplayBody<B>>, Response = Response<RB>> + Clone,
         S::Error: Into<BoxError>,
         P: AuthProvider + 'static,
         E: AuthProvider + 'static,
     {
+        let shared = &*base.shared;
         let policy = &shared.policy;
         let Self { refused, step } = self;
         let back = |call: &mut Call<B>, refused: &mut Option<Answer<RB>>, reason: NoReplay| {
@@ -102,14 +103,19 @@ where
                         Ok(credential) => {
                             let mut head = head.take().expect(TAKEN);
                             policy.put(call.next, &credential, &mut head.headers);
-                            Step::Ready { head: Some(head), body: None, credential: Some(credential) }
+                            Step::Ready {
+                                inner: Some(base.inner()),
+                                head: Some(head),
+                                body: None,
+                                credential: Some(credential),
+                            }
                         }
                         Err(reason) => return back(call, refused, reason),
                     }
                 }
 
-                Step::Ready { head, body, credential } => {
-                    let readiness = inner.poll_ready(cx);
+                Step::Ready { inner, head, body, credential } => {
+                    let readiness = inner.as_mut().expect(TAKEN).poll_ready(cx);
                     if let Poll::Ready(Err(error)) = readiness {
                         if refused.is_some() {
                             return back(call, refused, NoReplay::InnerNotReady);
@@ -132,7 +138,8 @@ where
                     }
                     call.send_again(policy, credential.take().expect(TAKEN));
                     let (head, body) = (head.take().expect(TAKEN), body.take().expect(TAKEN));
-                    return Poll::Ready(Way::Send(Request::from_parts(head, body)));
+                    let inner = inner.take().expect(TAKEN);
+                    return Poll::Ready(Way::Send(inner, Request::from_parts(head, body)));
                 }
             };
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -33,12 +33,28 @@ use crate::provider::AuthProvider;
 /// Those of the inner service, unchanged, and [`Error`](crate::Error) where no request could be sent.
 pub struct CredentialFallback<S, P, E> {
     inner: S,
-    shared: Arc<Shared<P, E>>,
+    base: Arc<Base<S, P, E>>,
 }
 
-impl<S, P, E> CredentialFallback<S, P, E> {
+/// What a service, its clones, and their calls have in common.
+pub(crate) struct Base<S, P, E> {
+    pub(crate) shared: Arc<Shared<P, E>>,
+    /// Never called itself: second attempts are made by clones of it. A client's own clone would be there for each
+    /// call, and most calls need none.
+    inner: Mutex<S>,
+}
+
+impl<S: Clone, P, E> Base<S, P, E> {
+    /// An inner service for one more attempt. It has yet to become ready.
+    pub(crate) fn inner(&self) -> S {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl<S: Clone, P, E> CredentialFallback<S, P, E> {
     pub(crate) fn new(inner: S, shared: Arc<Shared<P, E>>) -> Self {
-        Self { inner, shared }
+        let base = Arc::new(Base { shared, inner: Mutex::new(inner.clone()) });
+        Self { inner, base }
     }
 }
 
@@ -61,38 +77,38 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The service that was polled ready goes into the call; its clone has yet to become ready.
-        let clone = self.inner.clone();
-        let mut ready = mem::replace(&mut self.inner, clone);
-        let shared = Arc::clone(&self.shared);
-
+        let base = Arc::clone(&self.base);
+        let shared = &*base.shared;
         let mut call = Call::new(&shared.policy, &request);
         let is_for_a_proxy = is_for_a_proxy(&request);
         let (mut head, body) = request.into_parts();
-        let state = match call.start(&shared, is_for_a_proxy, &mut head, body) {
+        let state = match call.start(shared, is_for_a_proxy, &mut head, body) {
             Start::Send(body) => {
                 let request = Request::from_parts(head, body);
                 let response = if call.ledger.is_watched() {
-                    call.ledger.enter(|| ready.call(request))
+                    call.ledger.enter(|| self.inner.call(request))
                 } else {
                     // Not through a closure, which would move the request once more.
-                    ready.call(request)
+                    self.inner.call(request)
                 };
                 State::Attempt { response }
             }
             Start::Wait(slot, credential, body) => {
-                let waiting = FirstCredential { slot, credential, head, body };
+                // The service that was polled ready goes into the call; its clone has yet to become ready.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                let waiting = FirstCredential { inner, slot, credential, head, body };
                 State::FirstCredential { waiting: Some(Box::new(waiting)) }
             }
             Start::Fail(error) => State::Failed { error: Some(error) },
         };
-        ResponseFuture { inner: ready, shared, call, state }
+        ResponseFuture { base, call, state }
     }
 }
 
 impl<S: Clone, P, E> Clone for CredentialFallback<S, P, E> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), shared: Arc::clone(&self.shared) }
+        Self { inner: self.inner.clone(), base: Arc::clone(&self.base) }
     }
 }
 
@@ -100,7 +116,7 @@ impl<S: fmt::Debug, P: fmt::Debug, E: fmt::Debug> fmt::Debug for CredentialFallb
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CredentialFallback")
             .field("inner", &self.inner)
-            .field("shared", &self.shared)
+            .field("shared", &self.base.shared)
             .finish()
     }
 }

@@ -34,12 +34,12 @@ pub(super) fn last_value<'a>(object: &'a [u8], quoted: &[u8]) -> Option<&'a [u8]
         let mut value = Some(scalar);
         loop {
             let named = before(b':', ahead)?;
+            if depth == 1 && is_name(named, quoted) {
+                return value;
+            }
             let inner = before(b'"', named)?;
             // By the byte: names are short.
             let start = unescaped(inner, inner.iter().rposition(|byte| *byte == b'"')?)?;
-            if depth == 1 && named.get(start..start + quoted.len()) == Some(quoted) {
-                return value;
-            }
             ahead = &inner[..start];
             if let Some(another) = before(b',', ahead) {
                 rest = another;
@@ -60,6 +60,18 @@ pub(super) fn last_value<'a>(object: &'a [u8], quoted: &[u8]) -> Option<&'a [u8]
 #[inline]
 fn before(last: u8, text: &[u8]) -> Option<&[u8]> {
     text.strip_suffix(&[last]).or_else(|| text.trim_ascii_end().strip_suffix(&[last]))
+}
+
+/// Whether the last string is this one.
+#[inline]
+fn is_name(text: &[u8], quoted: &[u8]) -> bool {
+    let text = match text.last() {
+        Some(b'"') => text,
+        _ => text.trim_ascii_end(),
+    };
+    // The quote by itself first: that tells nearly all others apart.
+    let start = text.len().checked_sub(quoted.len()).filter(|start| text[*start] == b'"');
+    start.is_some_and(|start| text[start..] == *quoted && unescaped(text, start).is_some())
 }
 
 /// Where a string begins, if a quote at `start` is not one of its own. If it is, the string is not worth a search.
