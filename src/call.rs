@@ -268,7 +268,7 @@ impl<B> Call<B> {
         self.ledger.answered(&policy.live.stats, slot, head.status, rejection);
         let Some(rejection) = rejection else {
             if !self.ledger.is_unclear() {
-                self.learn_from_acceptance(policy, slot);
+                self.note_acceptance(policy, slot);
             }
             return Step::Final;
         };
@@ -326,7 +326,16 @@ impl<B> Call<B> {
     }
 
     #[inline]
-    fn learn_from_acceptance(&self, policy: &Policy, slot: Slot) {
+    fn note_acceptance(&self, policy: &Policy, slot: Slot) {
+        // Most are plain ones.
+        let teaches = !self.ledger.is_at_once() || self.is_cooling || self.left.is_some();
+        let is_needed = teaches && self.learn_from_acceptance(policy, slot);
+        policy.live.stats.accepted(slot, self.key, is_needed);
+    }
+
+    /// Says whether the other slot was of no use.
+    #[cold]
+    fn learn_from_acceptance(&self, policy: &Policy, slot: Slot) -> bool {
         let outcome = self.ledger.outcome();
         let first = outcome.attempts().next();
         let is_second = first.is_some_and(|first| first.refused.is_some());
@@ -345,9 +354,8 @@ impl<B> Call<B> {
             let refused = first.filter(|_| is_telling).map(|first| first.slot);
             left.accepted(memory, slot, refused);
         }
-        let is_needed = first.is_some_and(|first| first.slot != slot)
-            || outcome.unavailable().is_some_and(|(unavailable, _)| unavailable != slot);
-        policy.live.stats.accepted(slot, self.key, is_needed);
+        first.is_some_and(|first| first.slot != slot)
+            || outcome.unavailable().is_some_and(|(unavailable, _)| unavailable != slot)
     }
 
     fn learn_from_two_refusals(&self, policy: &Policy, slot: Slot) {

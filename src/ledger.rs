@@ -92,14 +92,22 @@ impl Ledger {
     /// The call ends with the answer to its last attempt, whose extensions these are.
     #[inline]
     pub(crate) fn end(&mut self, stats: &Stats, extensions: &mut Extensions) {
-        let ending = match self.outcome().attempts().last() {
+        let ending = match &self.outcome {
+            SoFar::AtOnce(slot) if !self.is_unclear => Ending::Accepted(*slot),
+            _ => self.ending(),
+        };
+        self.end_as(stats, ending);
+        std::mem::take(&mut self.outcome).store(extensions);
+    }
+
+    #[cold]
+    fn ending(&self) -> Ending {
+        match self.outcome().attempts().last() {
             None => Ending::Unsigned,
             Some(Attempt { slot, refused: Some(_) }) => Ending::Refused(*slot),
             Some(Attempt { slot, .. }) if self.is_unclear => Ending::Unclear(*slot),
             Some(Attempt { slot, .. }) => Ending::Accepted(*slot),
-        };
-        self.end_as(stats, ending);
-        std::mem::take(&mut self.outcome).store(extensions);
+        }
     }
 
     /// The call ends with an error.
@@ -161,6 +169,12 @@ impl Ledger {
             && !is_accepted
             && !refused(Slot::Primary)
             && !matches!(self.outcome().no_replay(), Some(NoReplay::Redirected))
+    }
+
+    /// Whether all that has happened is that the first attempt was accepted.
+    #[inline]
+    pub(crate) fn is_at_once(&self) -> bool {
+        self.outcome.is_at_once()
     }
 
     /// What has happened so far.

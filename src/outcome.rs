@@ -265,6 +265,12 @@ impl SoFar {
         }
     }
 
+    /// Whether all that has happened is that the first attempt was accepted.
+    #[inline]
+    pub(crate) fn is_at_once(&self) -> bool {
+        matches!(self, Self::AtOnce(_))
+    }
+
     pub(crate) fn read(&self) -> &Outcome {
         static NOTHING: Outcome = Outcome::new();
 
