@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::Error;
+use crate::lane::Lanes;
 
 /// One credential: a header name and the secret value that goes with it.
 ///
@@ -113,18 +114,14 @@ impl Credential {
         self
     }
 
-    /// The same credential, sharing nothing with this one.
-    pub(crate) fn replica(&self) -> Self {
-        let Inner { name, value, generation, expires_at } = &*self.inner;
-        let value = shared_value(value.as_bytes().to_vec()).unwrap_or_else(|| value.clone());
-        Self {
-            inner: Arc::new(Inner {
-                name: name.clone(),
-                value,
-                generation: *generation,
-                expires_at: *expires_at,
-            }),
-        }
+    /// The same credential for each lane, sharing nothing with this one nor with each other.
+    pub(crate) fn replicas(&self) -> Lanes<Self> {
+        Lanes::new(|| {
+            let Inner { name, value, generation, expires_at } = &*self.inner;
+            let value = shared_value(value.as_bytes().to_vec()).unwrap_or_else(|| value.clone());
+            let (name, generation, expires_at) = (name.clone(), *generation, *expires_at);
+            Self { inner: Arc::new(Inner { name, value, generation, expires_at }) }
+        })
     }
 
     /// The header that carries it.

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderName;
+use http::request;
 use tower_layer::Layer;
 
 use crate::classify::{Classify, StatusClassifier};
 use crate::credential::Credential;
 use crate::error::Error;
 use crate::handle::{FallbackHandle, Live};
+use crate::lane::Lanes;
 use crate::observe::Observe;
 use crate::origin::Origin;
 use crate::policy::Policy;
 use crate::preference::{LeftBehind, Memory, Order, ResourceKey, SharedPreferences, Slot};
-use crate::provider::AuthProvider;
+use crate::provider::{AuthProvider, CredentialError, CredentialFuture};
 use crate::service::CredentialFallback;
 
 /// Tries one credential; if the server refuses it, replays the same request with the other.
@@ -50,8 +52,12 @@ use crate::service::CredentialFallback;
 pub struct CredentialFallbackLayer<P, E> {
     primary: Arc<P>,
     fallback: Arc<E>,
+    fixed: Fixed,
     policy: Policy,
 }
+
+/// For each slot, its credential if there is only one: calls take it from here, each thread its own.
+type Fixed = [Option<Arc<Lanes<Credential>>>; 2];
 
 /// More than what is under way when a refusal comes back: a connection's buffers, or the usual window of an
 /// HTTP/2 stream (64 KiB to 1 MiB).
@@ -82,7 +88,9 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
         }
         let (ours, theirs) = (fixed.0.map(Credential::name), fixed.1.map(Credential::name));
         let other = |own, other: Option<&HeaderName>| other.filter(|_| own != other).cloned();
+        let replicas = |fixed: Option<&Credential>| fixed.map(|credential| Arc::new(credential.replicas()));
         Ok(Self {
+            fixed: [replicas(fixed.0), replicas(fixed.1)],
             policy: Policy {
                 classifier: Arc::new(StatusClassifier::new()),
                 resource: None,
@@ -200,6 +208,7 @@ impl<P, E> CredentialFallbackLayer<P, E> {
         Arc::new(Shared {
             primary: Arc::clone(&self.primary),
             fallback: Arc::clone(&self.fallback),
+            fixed: self.fixed.clone(),
             policy: self.policy.clone(),
         })
     }
@@ -219,10 +228,28 @@ impl<P, E> CredentialFallbackLayer<P, E> {
 pub(crate) struct Shared<P, E> {
     primary: Arc<P>,
     fallback: Arc<E>,
+    fixed: Fixed,
     pub(crate) policy: Policy,
 }
 
 impl<P: AuthProvider, E: AuthProvider> Shared<P, E> {
+    /// The slot's credential for a request with this head, or the future that gives it.
+    #[inline]
+    pub(crate) fn credential(
+        &self,
+        slot: Slot,
+        head: &request::Parts,
+    ) -> Result<Result<Credential, CredentialError>, CredentialFuture>
+    where
+        P: 'static,
+        E: 'static,
+    {
+        match &self.fixed[slot as usize] {
+            Some(fixed) => Ok(Ok(fixed.own().clone())),
+            None => self.provider(slot).credential(head).at_hand(),
+        }
+    }
+
     pub(crate) fn provider(&self, slot: Slot) -> &dyn AuthProvider
     where
         P: 'static,
@@ -248,6 +275,7 @@ impl<P, E> Clone for CredentialFallbackLayer<P, E> {
         Self {
             primary: Arc::clone(&self.primary),
             fallback: Arc::clone(&self.fallback),
+            fixed: self.fixed.clone(),
             policy: self.policy.clone(),
         }
     }

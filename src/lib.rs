@@ -93,6 +93,7 @@ mod handle;
 mod headers;
 #[cfg(feature = "jwt")]
 mod hex;
+mod lane;
 mod layer;
 mod ledger;
 #[cfg(feature = "oauth")]

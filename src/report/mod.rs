@@ -10,7 +10,7 @@ mod stats;
 
 use recent::MINUTES;
 pub(crate) use stats::Stats;
-use stats::{SlotStats, ago, minute};
+use stats::ago;
 
 use crate::classify::RejectionKind;
 use crate::outcome::NoReplay;
@@ -98,8 +98,8 @@ pub struct Endings {
 impl Report {
     pub(crate) fn new(order: Order, stats: &Stats, memory: &Memory) -> Self {
         let now = stats.now();
-        let slot = |slot| SlotReport::new(stats.slot(slot), now);
-        let [by_primary, by_fallback, in_vain] = stats.recent.sum(minute(now), MINUTES);
+        let slot = |slot| SlotReport::new(stats, slot, now);
+        let [by_primary, by_fallback, in_vain] = stats.endings(now, MINUTES);
         Self {
             order,
             age: stats.started.elapsed(),
@@ -167,15 +167,17 @@ impl Report {
 }
 
 impl SlotReport {
-    fn new(stats: &SlotStats, now: u64) -> Self {
+    fn new(stats: &Stats, slot: Slot, now: u64) -> Self {
+        let (accepted, last_accepted) = stats.acceptances(slot);
+        let stats = stats.slot(slot);
         Self {
-            accepted: read(&stats.accepted),
+            accepted,
             failed: read(&stats.failed),
             abandoned: read(&stats.abandoned),
             unclear: read(&stats.unclear),
             refused: std::array::from_fn(|nth| read(&stats.refused[nth])),
             unavailable: read(&stats.unavailable),
-            last_accepted: ago(now, read(&stats.last_accepted)),
+            last_accepted: ago(now, last_accepted),
             last_needed: ago(now, read(&stats.last_needed)),
         }
     }

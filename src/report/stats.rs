@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::recent::{Ending, Recent};
 use super::resources::Resources;
 use crate::classify::{Rejection, RejectionKind};
+use crate::lane::Lanes;
 use crate::outcome::NoReplay;
 use crate::preference::Slot;
 
@@ -15,7 +16,8 @@ use crate::preference::Slot;
 pub(crate) struct Stats {
     pub(super) started: Instant,
     pub(super) slots: [SlotStats; 2],
-    pub(super) recent: Recent,
+    /// What nearly every call counts in.
+    pub(super) lanes: Lanes<Lane>,
     /// Those that the primary has answered for.
     pub(super) resources: Resources,
     pub(super) replays: AtomicU64,
@@ -29,10 +31,23 @@ pub(crate) struct Stats {
     pub(super) last_open: AtomicU64,
 }
 
-/// What one credential has met with. Each attempt is in one of the first five.
+/// One thread's part. All of them have to be added up.
+#[derive(Default)]
+pub(super) struct Lane {
+    pub(super) recent: Recent,
+    pub(super) slots: [Accepted; 2],
+}
+
+#[derive(Default)]
+pub(super) struct Accepted {
+    pub(super) count: AtomicU64,
+    /// When it last was. See [`Stats::now`].
+    pub(super) last: AtomicU64,
+}
+
+/// What one credential has met with, but for acceptance. Each attempt is there, or in one of the first four.
 #[derive(Default)]
 pub(super) struct SlotStats {
-    pub(super) accepted: AtomicU64,
     pub(super) refused: [AtomicU64; RejectionKind::ALL.len()],
     /// No answer came.
     pub(super) failed: AtomicU64,
@@ -42,8 +57,7 @@ pub(super) struct SlotStats {
     pub(super) unclear: AtomicU64,
     /// The provider had no credential, so that no attempt was made.
     pub(super) unavailable: AtomicU64,
-    /// The last acceptance, and the last where the other was of no use. See [`Stats::now`].
-    pub(super) last_accepted: AtomicU64,
+    /// The last acceptance where the other was of no use. See [`Stats::now`].
     pub(super) last_needed: AtomicU64,
 }
 
@@ -52,7 +66,7 @@ impl Stats {
         Self {
             started: Instant::now(),
             slots: Default::default(),
-            recent: Recent::default(),
+            lanes: Lanes::default(),
             resources: Resources::default(),
             replays: AtomicU64::new(0),
             no_replay: Default::default(),
@@ -65,11 +79,11 @@ impl Stats {
     }
 
     pub(crate) fn accepted(&self, slot: Slot, key: Option<u64>, is_needed: bool) {
-        let (stats, now) = (self.slot(slot), self.now());
-        count(&stats.accepted);
-        stats.last_accepted.store(now, Ordering::Relaxed);
+        let (lane, now) = (self.lanes.own(), self.now());
+        count(&lane.slots[slot as usize].count);
+        lane.slots[slot as usize].last.store(now, Ordering::Relaxed);
         if is_needed {
-            stats.last_needed.store(now, Ordering::Relaxed);
+            self.slot(slot).last_needed.store(now, Ordering::Relaxed);
         }
         if let Some(key) = key {
             self.resources.answered(key, slot);
@@ -78,13 +92,13 @@ impl Stats {
             Slot::Primary => Ending::ByPrimary,
             Slot::Fallback => Ending::ByFallback,
         };
-        self.recent.add(minute(now), ending);
+        lane.recent.add(minute(now), ending);
     }
 
     /// Answered, with something that says nothing of the credential.
     pub(crate) fn unclear(&self, slot: Slot) {
         count(&self.slot(slot).unclear);
-        self.recent.add(minute(self.now()), Ending::InVain);
+        self.ended_in_vain();
     }
 
     pub(crate) fn refused(&self, slot: Slot, rejection: &Rejection) {
@@ -94,7 +108,7 @@ impl Stats {
     /// The refusal was the last word.
     pub(crate) fn ended_refused(&self) {
         count(&self.refused);
-        self.recent.add(minute(self.now()), Ending::InVain);
+        self.ended_in_vain();
     }
 
     /// The fallback was of no use for a call, and it is not known whether the primary would have been.
@@ -120,7 +134,7 @@ impl Stats {
             count(&self.slot(slot).failed);
         }
         count(&self.failed);
-        self.recent.add(minute(self.now()), Ending::InVain);
+        self.ended_in_vain();
     }
 
     /// Answered without a credential of ours.
@@ -135,11 +149,27 @@ impl Stats {
         count(&self.abandoned);
     }
 
+    fn ended_in_vain(&self) {
+        self.lanes.own().recent.add(minute(self.now()), Ending::InVain);
+    }
+
     pub(super) fn slot(&self, slot: Slot) -> &SlotStats {
-        match slot {
-            Slot::Primary => &self.slots[0],
-            Slot::Fallback => &self.slots[1],
-        }
+        &self.slots[slot as usize]
+    }
+
+    /// How often it was accepted, and when it last was. See [`Stats::now`].
+    pub(super) fn acceptances(&self, slot: Slot) -> (u64, u64) {
+        let each = self.lanes.iter().map(|lane| &lane.slots[slot as usize]);
+        each.fold((0, 0), |(count, last), lane| {
+            (count + lane.count.load(Ordering::Relaxed), last.max(lane.last.load(Ordering::Relaxed)))
+        })
+    }
+
+    /// How calls ended in the last minutes: by the primary, by the fallback, in vain.
+    pub(super) fn endings(&self, now: u64, minutes: u32) -> [u64; 3] {
+        self.lanes.iter().map(|lane| lane.recent.sum(minute(now), minutes)).fold([0; 3], |all, lane| {
+            std::array::from_fn(|nth| all[nth] + lane[nth])
+        })
     }
 
     /// Milliseconds since the start, from 1: 0 stands for "never".
@@ -150,7 +180,7 @@ impl Stats {
 }
 
 /// The minute of a time that [`Stats::now`] gave. It wraps after 8,000 years.
-pub(super) fn minute(now: u64) -> u32 {
+fn minute(now: u64) -> u32 {
     (now / 60_000) as u32
 }
 

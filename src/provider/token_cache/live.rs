@@ -1,9 +1,9 @@
 //! [`Live`]: one token and the times that matter to it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::credential::Credential;
+use crate::lane::Lanes;
 use crate::provider::CredentialError;
 
 /// A token that arrives with less than this to live is refused. It would be over before the request that
@@ -32,15 +32,11 @@ const REFRESH_JITTER: f64 = 0.25;
 /// that was computed from it may be too late by as much. Smaller steps are what time daemons do.
 const CLOCK_STEP: Duration = Duration::from_secs(60);
 
-/// Replicas of each token: threads that read different ones do not get into each other's way. More cores than
-/// these share, which costs them a little time each.
-const REPLICAS: usize = 16;
-
 /// A token in use. Never changed; replaced as a whole.
 #[derive(Debug)]
 pub(super) struct Live {
     /// The same credential, each with memory and reference counts of its own.
-    replicas: [Credential; REPLICAS],
+    replicas: Lanes<Credential>,
     minted_at: SystemTime,
     /// `None`: good until refused.
     times: Option<Times>,
@@ -62,11 +58,11 @@ impl Live {
             None => None,
             Some(end) => Some(Times::new(now, end, fastrand::f64())?),
         };
-        Ok(Self { replicas: std::array::from_fn(|_| credential.replica()), minted_at: now, times })
+        Ok(Self { replicas: credential.replicas(), minted_at: now, times })
     }
 
     pub(super) fn credential(&self) -> &Credential {
-        &self.replicas[thread_number() % REPLICAS]
+        self.replicas.own()
     }
 
     pub(super) fn is_usable(&self, now: SystemTime) -> bool {
@@ -79,14 +75,6 @@ impl Live {
         };
         now >= times.refresh_at || self.minted_at.duration_since(now).is_ok_and(|back| back > CLOCK_STEP)
     }
-}
-
-/// Counts the threads that have asked.
-fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
-    // While a thread ends, any will do.
-    NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
 impl Times {
