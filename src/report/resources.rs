@@ -5,24 +5,32 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::preference::Slot;
 
-/// Places for hashes: 256 KiB. The memory of moved resources holds 10,000; three times as many places keep the
-/// stretches of taken ones short.
-const PLACES: usize = 32_768;
+/// Tables, each four times as large as the one before: together some 43,000 places, of 341 KiB. The memory of moved
+/// resources holds 10,000. A table is made when one of its size is needed, so that what few resources there are stay in
+/// the processor's caches: every call looks one up.
+const TABLES: usize = 5;
 
-/// How many places are looked at for one hash. With a third of them taken, no stretch is half as long.
-const PROBES: usize = 64;
+/// Lines of the first table.
+const LINES: usize = 16;
 
 /// In a place: the fallback was the last to answer. The lowest bit of the hash makes room for it.
 const BY_FALLBACK: u64 = 1;
 
 /// A set of hashes that is only ever added to, and read without a lock.
+///
+/// A hash has one line in each table, and stands in the first of them that had room when it came. As nothing is ever
+/// taken out, what is not there up to an empty place is nowhere.
 #[derive(Default)]
 pub(super) struct Resources {
-    /// 0 is an empty place. Made when the first resource comes.
-    places: OnceLock<Box<[AtomicU64]>>,
+    tables: [OnceLock<Box<[Line]>>; TABLES],
     /// Whether one has found no place.
     is_full: AtomicBool,
 }
+
+/// Places in one cache line. 0 is an empty one.
+#[derive(Default)]
+#[repr(align(64))]
+struct Line([AtomicU64; 8]);
 
 impl Resources {
     /// `slot` has answered for it. Only the primary's answer makes it one of these.
@@ -36,40 +44,49 @@ impl Resources {
     }
 
     fn put(&self, hash: u64) {
-        let places = self.places.get_or_init(|| (0..PLACES).map(|_| AtomicU64::new(0)).collect());
-        for place in stretch(places, hash) {
-            let known = match place.load(Ordering::Relaxed) {
-                0 => place
-                    .compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed)
-                    .map_or_else(|taken| taken, |_| hash),
-                known => known,
-            };
-            if known & !BY_FALLBACK == hash {
-                if known != hash {
-                    place.store(hash, Ordering::Relaxed);
+        for (nth, table) in self.tables.iter().enumerate() {
+            let table = table.get_or_init(|| (0..LINES << (2 * nth)).map(|_| Line::default()).collect());
+            for place in &line(table, nth, hash).0 {
+                let known = match place.load(Ordering::Relaxed) {
+                    0 => place
+                        .compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed)
+                        .map_or_else(|taken| taken, |_| hash),
+                    known => known,
+                };
+                if known & !BY_FALLBACK == hash {
+                    if known != hash {
+                        place.store(hash, Ordering::Relaxed);
+                    }
+                    return;
                 }
-                return;
             }
         }
         self.is_full.store(true, Ordering::Relaxed);
     }
 
     fn mark(&self, hash: u64) {
-        let Some(places) = self.places.get() else { return };
-        let known = stretch(places, hash).map(|place| (place, place.load(Ordering::Relaxed)));
-        let mut taken = known.take_while(|(_, known)| *known != 0);
-        if let Some((place, known)) = taken.find(|(_, known)| known & !BY_FALLBACK == hash)
-            && known == hash
-        {
-            place.store(hash | BY_FALLBACK, Ordering::Relaxed);
+        for (nth, table) in self.made().enumerate() {
+            for place in &line(table, nth, hash).0 {
+                match place.load(Ordering::Relaxed) {
+                    0 => return,
+                    known if known == hash => return place.store(hash | BY_FALLBACK, Ordering::Relaxed),
+                    known if known == hash | BY_FALLBACK => return,
+                    _ => {}
+                }
+            }
         }
+    }
+
+    /// The tables that there are.
+    fn made(&self) -> impl Iterator<Item = &[Line]> {
+        self.tables.iter().map_while(|table| table.get().map(|lines| &lines[..]))
     }
 
     /// Those that the primary was the last to answer for.
     pub(super) fn of_primary(&self) -> impl Iterator<Item = u64> {
-        let places = self.places.get().map_or(&[][..], |places| &places[..]);
-        let taken = places.iter().map(|place| place.load(Ordering::Relaxed)).filter(|hash| *hash != 0);
-        taken.filter(|hash| hash & BY_FALLBACK == 0)
+        let places = self.made().flatten().flat_map(|line| &line.0);
+        let hashes = places.map(|place| place.load(Ordering::Relaxed));
+        hashes.filter(|hash| *hash != 0 && hash & BY_FALLBACK == 0)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -77,10 +94,11 @@ impl Resources {
     }
 }
 
-/// The places that a hash may have.
-fn stretch(places: &[AtomicU64], hash: u64) -> impl Iterator<Item = &AtomicU64> {
-    let start = (hash >> 1) as usize;
-    (0..PROBES).map(move |probe| &places[start.wrapping_add(probe) % PLACES])
+/// The places that a hash may have in the nth table. Each table goes by bits of its own: twelve are enough for the
+/// largest.
+fn line(table: &[Line], nth: usize, hash: u64) -> &Line {
+    // Their number is a power of two.
+    &table[(hash >> (1 + 12 * nth)) as usize & (table.len() - 1)]
 }
 
 #[cfg(test)]
@@ -114,9 +132,10 @@ mod tests {
     fn beyond_its_size_it_says_that_it_is_full() {
         let resources = Resources::default();
         let state = RandomState::new();
-        (0..3 * PLACES).for_each(|nth| resources.answered(state.hash_one(nth), Slot::Primary));
+        let places: u32 = (0..TABLES).map(|nth| 8 * LINES as u32 * 4_u32.pow(nth as u32)).sum();
+        (0..3 * places).for_each(|nth| resources.answered(state.hash_one(nth), Slot::Primary));
         assert!(resources.is_full());
-        assert!(resources.of_primary().count() <= PLACES);
+        assert!(resources.of_primary().count() > places as usize * 9 / 10);
         resources.answered(0, Slot::Primary);
     }
 }
