@@ -83,7 +83,9 @@ const AS_FROZEN: &str = "it was valid when frozen";
 impl Frozen {
     #[inline]
     fn freeze(&mut self, head: &request::Parts) {
-        self.method = head.method.clone();
+        if self.method != head.method {
+            self.method = head.method.clone();
+        }
         self.version = head.version;
         self.scheme = head.uri.scheme().cloned();
         self.extensions = head.extensions.clone();

@@ -149,6 +149,10 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 /// `localhost` and below ([RFC 6761, 6.3](https://www.rfc-editor.org/rfc/rfc6761#section-6.3)), 127.0.0.0/8, ::1.
 fn is_loopback(host: &str) -> bool {
+    // As it is mostly written; all else is taken apart.
+    if matches!(host, "127.0.0.1" | "localhost") {
+        return true;
+    }
     let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if let Some(address) = literal {
         return address.parse().is_ok_and(|address: Ipv6Addr| address.is_loopback());
