@@ -30,8 +30,10 @@ pub struct Case {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Answer {
-    /// Accepted, in JSON, with a code to look for.
+    /// Accepted, in JSON, with a code to look for behind the data.
     Json,
+    /// The same, with the code before the data.
+    CodeFirst,
     /// Accepted, and not JSON.
     Text,
     /// The old credential is refused, in JSON, and the new one accepted; who can learn has learnt it.
@@ -40,14 +42,18 @@ pub enum Answer {
     Refused,
 }
 
-pub const CASES: [Case; 6] = [
+pub const CASES: [Case; 7] = [
     Case { name: "no body, JSON", body: 0, answer: Answer::Json },
     Case { name: "4 KiB, JSON", body: 4 * 1024, answer: Answer::Json },
+    Case { name: "4 KiB, JSON, code first", body: 4 * 1024, answer: Answer::CodeFirst },
     Case { name: "1 MiB, JSON", body: 1024 * 1024, answer: Answer::Json },
     Case { name: "4 KiB, text", body: 4 * 1024, answer: Answer::Text },
     Case { name: "4 KiB, moved", body: 4 * 1024, answer: Answer::Moved },
     Case { name: "4 KiB, refused, then accepted", body: 4 * 1024, answer: Answer::Refused },
 ];
+
+/// Calls in a row whose instructions are counted.
+pub const CALLS: u64 = 64;
 
 /// A way to do it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,8 +80,9 @@ impl Way {
     }
 }
 
-/// A chat's answer, shortened: with the code behind the data, which is harder to judge than the other order.
+/// A chat's answer, shortened.
 pub const ACCEPTED: &str = r#"{"data":{"id":"7381371876397948934","conversation_id":"7381365856095485412","bot_id":"7379462189365198898","created_at":1718609571,"last_error":{"code":0,"msg":""},"status":"in_progress"},"code":0,"msg":""}"#;
+pub const CODE_FIRST: &str = r#"{"code":0,"msg":"","data":{"id":"7381371876397948934","conversation_id":"7381365856095485412","bot_id":"7379462189365198898","created_at":1718609571,"last_error":{"code":0,"msg":""},"status":"in_progress"}}"#;
 pub const REFUSED: &str =
     r#"{"code":4101,"msg":"The token has no permission for this resource.","detail":{"logid":"2025"}}"#;
 
@@ -126,6 +133,7 @@ where
         let (status, kind, text) = match self.answer {
             Answer::Text => (200, "text/plain", "as it is"),
             Answer::Moved | Answer::Refused if is_old => (401, "application/json", REFUSED),
+            Answer::CodeFirst => (200, "application/json", CODE_FIRST),
             Answer::Json | Answer::Moved | Answer::Refused => (200, "application/json", ACCEPTED),
         };
         let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));

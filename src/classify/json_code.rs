@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::{Classify, Decision, Rejection, RejectionKind, StatusClassifier};
 use crate::headers::first_values;
 
-mod tail;
+mod ends;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +28,9 @@ mod tests;
 /// 2. A code that is listed is a refusal; another code but 0 is not, even with 401 or 403.
 /// 3. With no code to read (not JSON, no such field, cut off), the status decides: 401 and 403 by default.
 ///
-/// A code that stands after the layer's inspect limit is not seen. Of a field that stands twice in the
-/// object, the last counts. A field whose name is written with escapes (`"c\u006fde"`) is only seen with
+/// A code that stands after the layer's inspect limit is not seen. Which one counts of a field that stands twice in the
+/// object, is not said: it is unpredictable by [RFC 8259, 4](https://www.rfc-editor.org/rfc/rfc8259#section-4) as
+/// well. A field whose name is written with escapes (`"c\u006fde"`) is only seen with
 /// 401 and 403.
 ///
 /// ```
@@ -101,39 +102,41 @@ impl JsonCodeClassifier {
         }
     }
 
-    /// Judges without a parse, if that is possible: where no listed code follows the field's name anywhere, the answer
-    /// is no such refusal, however it is built. This cheap search spares nearly every answer the parse.
-    fn glance(&self, prefix: &[u8]) -> Option<Decision> {
-        let mut decision = if self.codes.is_empty() { Decision::Accept } else { Decision::Inspect };
-        let mut before = Some(prefix);
+    /// Judges without a parse, if that is possible. `is_whole`: the prefix is all there is.
+    ///
+    /// Most answers have their code at one of their ends. Of the others, those are no refusal in which no listed code
+    /// follows the field's name anywhere, however they are built.
+    fn glance(&self, prefix: &[u8], is_whole: bool) -> Option<Decision> {
+        let quoted = self.quoted.needle();
+        let at_an_end = match ends::first_value(prefix, quoted) {
+            None if is_whole => ends::last_value(prefix, quoted),
+            first => first,
+        };
+        if let Some(code) = at_an_end {
+            return self.kind_of(code).is_none().then_some(Decision::Accept);
+        }
         let mut rest = prefix;
-        // The first search is for a leading code too, which may be a short one.
-        while (before.is_some() || rest.len() >= self.least)
+        while rest.len() >= self.least
             && let Some(at) = self.quoted.find(rest)
         {
-            let before = before.take().map(|prefix| &prefix[..at]);
-            rest = &rest[at + self.quoted.needle().len()..];
+            rest = &rest[at + quoted.len()..];
             let Some((code, behind)) = value_after(rest) else { continue };
             if self.kind_of(code).is_some() {
                 return None;
             }
             rest = behind;
-            // Many answers begin with their code: then nothing more has to come. Without the comma or brace behind it,
-            // more digits may.
-            if before.is_some_and(|before| before.trim_ascii() == b"{")
-                && matches!(rest.trim_ascii_start().first(), Some(b',' | b'}'))
-            {
-                decision = Decision::Accept;
-            }
         }
-        Some(decision)
+        Some(if self.codes.is_empty() { Decision::Accept } else { Decision::Inspect })
     }
 
-    /// The same for an answer that is all there. Its last code is the one that counts, and often stands near its end.
-    fn glance_at_end(&self, content: &[u8]) -> Option<Decision> {
-        let value = tail::last_value(content, self.quoted.needle())?;
-        let is_listed = self.kind_of(code_of(value)?).is_some();
-        (!is_listed).then_some(Decision::Accept)
+    #[inline]
+    fn look(&self, head: &response::Parts, prefix: &[u8], is_whole: bool) -> Decision {
+        if self.statuses.rejection(head.status).is_none()
+            && let Some(decision) = self.glance(prefix, is_whole)
+        {
+            return decision;
+        }
+        self.parse(head, prefix)
     }
 
     #[cold]
@@ -161,21 +164,11 @@ impl Classify for JsonCodeClassifier {
         if prefix.is_empty() {
             return self.statuses.decide(head.status);
         }
-        if self.statuses.rejection(head.status).is_none()
-            && let Some(decision) = self.glance(prefix)
-        {
-            return decision;
-        }
-        self.parse(head, prefix)
+        self.look(head, prefix, false)
     }
 
     fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {
-        if self.statuses.rejection(head.status).is_none()
-            && let Some(decision) = self.glance_at_end(content)
-        {
-            return decision;
-        }
-        self.body(head, content)
+        self.look(head, content, true)
     }
 }
 
@@ -201,16 +194,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     let essence = value[..end].trim_ascii_end();
     let suffix = essence.len().checked_sub(5).map_or(&[][..], |at| &essence[at..]);
     suffix.eq_ignore_ascii_case(b"/json") || suffix.eq_ignore_ascii_case(b"+json")
-}
-
-/// Reads `4101` or `"4101"`.
-fn code_of(value: &[u8]) -> Option<i64> {
-    if let [digit @ b'0'..=b'9'] = value {
-        // "No error", as nearly every answer has it.
-        return Some(i64::from(digit - b'0'));
-    }
-    let digits = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// Reads `: 4101` or `: "4101"` at the start of `bytes`; with it, what stands behind.

@@ -1,14 +1,44 @@
-//! [`last_value`]: a field of a whole JSON object, read from its end.
+//! A field of a JSON object, read where most answers have it: at its front, or at its end.
+
+use super::value_after;
 
 /// How many fields are looked at. An answer's data is not walked through: a search from its front is faster there.
 const FIELDS: usize = 16;
 
-/// The value of the last field of an object whose name, in its quotes, is `quoted`, if that is a number, a string or
-/// the like. `None` if there is none, or not nearby.
+/// The number in the object's first field, if its name in its quotes is `quoted`, and the number has ended.
+#[inline]
+pub(super) fn first_value(prefix: &[u8], quoted: &[u8]) -> Option<i64> {
+    let rest = match prefix {
+        [b'{', b'"', ..] => &prefix[1..],
+        _ => prefix.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start(),
+    };
+    // The first letter by itself: that tells most names apart.
+    if rest.get(1) != quoted.get(1) {
+        return None;
+    }
+    let (code, behind) = value_after(rest.strip_prefix(quoted)?)?;
+    matches!(behind.trim_ascii_start().first(), Some(b',' | b'}')).then_some(code)
+}
+
+/// The number in the last field whose name in its quotes is `quoted`, of an object that is all there. `None` if there is
+/// none, or not near the end.
 ///
-/// Many answers hold their data first and end in `"code":0,"msg":""}`: there, this spares the search of all of it. Of
-/// an object that is well-formed, it is what a parse would find; whether it is well-formed is not asked.
-pub(super) fn last_value<'a>(object: &'a [u8], quoted: &[u8]) -> Option<&'a [u8]> {
+/// Of an object that is well-formed, it is what a parse would find; whether it is well-formed is not asked.
+pub(super) fn last_value(object: &[u8], quoted: &[u8]) -> Option<i64> {
+    number(last_field(object, quoted)?)
+}
+
+/// Reads `4101` or `"4101"`.
+fn number(value: &[u8]) -> Option<i64> {
+    if let [digit @ b'0'..=b'9'] = value {
+        // "No error", as nearly every answer has it.
+        return Some(i64::from(digit - b'0'));
+    }
+    let digits = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn last_field<'a>(object: &'a [u8], quoted: &[u8]) -> Option<&'a [u8]> {
     let mut rest = before(b'}', object)?;
     let mut depth = 1;
     for _ in 0..FIELDS {
@@ -88,21 +118,41 @@ fn is_of_a_scalar(byte: &u8) -> bool {
 mod tests {
     use super::*;
 
-    fn code(object: &str) -> Option<&str> {
-        last_value(object.as_bytes(), br#""code""#).map(|value| std::str::from_utf8(value).unwrap())
+    fn first(object: &str) -> Option<i64> {
+        first_value(object.as_bytes(), br#""code""#)
+    }
+
+    fn last(object: &str) -> Option<i64> {
+        last_value(object.as_bytes(), br#""code""#)
+    }
+
+    #[test]
+    fn a_leading_code_is_read_once_it_has_ended() {
+        for (object, expected) in [
+            (r#"{"code":0,"msg":"#, Some(0)),
+            (" {\n  \"code\" : \"4101\" ,", Some(4101)),
+            (r#"{"code":-7}"#, Some(-7)),
+            (r#"{"code":41"#, None),
+            (r#"{"code":0.5,"#, None),
+            (r#"{"code":null,"#, None),
+            (r#"{"cod":0,"code":1}"#, None),
+            (r#"["code":0,"#, None),
+            ("", None),
+        ] {
+            assert_eq!(first(object), expected, "{object}");
+        }
     }
 
     #[test]
     fn the_last_field_of_the_outermost_object_is_found() {
         for (object, expected) in [
-            (r#"{"code":0}"#, "0"),
-            (r#"{"data":{"code":1},"code":0,"msg":""}"#, "0"),
-            (r#"{"data":[{"code":1}],"code":4101,"msg":"no","detail":{"code":2,"logid":"3"}}"#, "4101"),
-            ("{\n  \"code\" : \"4101\" ,\n  \"msg\" : \"\\u0041\"\n}\n", "\"4101\""),
-            (r#"{"code":1,"code":-7,"ok":true}"#, "-7"),
-            (r#"{"code":null,"msg":"code"}"#, "null"),
+            (r#"{"code":0}"#, 0),
+            (r#"{"data":{"code":1},"code":0,"msg":""}"#, 0),
+            (r#"{"data":[{"code":1}],"code":4101,"msg":"no","detail":{"code":2,"logid":"3"}}"#, 4101),
+            ("{\n  \"code\" : \"4101\" ,\n  \"msg\" : \"\\u0041\"\n}\n", 4101),
+            (r#"{"code":1,"code":-7,"ok":true}"#, -7),
         ] {
-            assert_eq!(code(object), Some(expected), "{object}");
+            assert_eq!(last(object), Some(expected), "{object}");
         }
     }
 
@@ -125,16 +175,18 @@ mod tests {
             r#"{"code":"#,
             r#"["code",0]"#,
             r#""code":0"#,
+            r#"{"code":null,"msg":"code"}"#,
+            r#"{"code":}"#,
             "{\"code\"\u{e9}}",
         ] {
-            assert_eq!(code(object), None, "{object}");
+            assert_eq!(last(object), None, "{object}");
         }
     }
 
     #[test]
     fn no_more_than_the_end_is_looked_at() {
         let behind = r#","a":{"b":"c"}"#;
-        assert_eq!(code(&format!(r#"{{"code":0{}}}"#, behind.repeat(2))), Some("0"));
-        assert_eq!(code(&format!(r#"{{"code":0{}}}"#, behind.repeat(FIELDS))), None);
+        assert_eq!(last(&format!(r#"{{"code":0{}}}"#, behind.repeat(2))), Some(0));
+        assert_eq!(last(&format!(r#"{{"code":0{}}}"#, behind.repeat(FIELDS))), None);
     }
 }
