@@ -145,6 +145,22 @@ impl Frozen {
     }
 }
 
+/// As `copy_from_slice`. Most names and values are so short that a call costs more than some pieces that overlap.
+#[inline]
+fn copy(to: &mut [u8], from: &[u8]) {
+    let len = from.len();
+    if !(16..=64).contains(&len) || to.len() != len {
+        return to.copy_from_slice(from);
+    }
+    let piece = |to: &mut [u8], at: usize| to[at..at + 16].copy_from_slice(&from[at..at + 16]);
+    piece(to, 0);
+    piece(to, len - 16);
+    if len > 32 {
+        piece(to, 16);
+        piece(to, len - 32);
+    }
+}
+
 /// Returns how many bytes that took; `None` if there is no room.
 // A loop by itself, so that it has the registers.
 #[inline(never)]
@@ -156,8 +172,8 @@ fn write(headers: &HeaderMap, mut to: &mut [u8]) -> Option<usize> {
         let (names, rest) = rest.split_at_mut_checked(name.len())?;
         let (values, rest) = rest.split_at_mut_checked(text.len())?;
         *lengths = prefix(name, value).to_ne_bytes();
-        names.copy_from_slice(name);
-        values.copy_from_slice(text);
+        copy(names, name);
+        copy(values, text);
         to = rest;
     }
     Some(room - to.len())
