@@ -95,7 +95,19 @@ pub(crate) fn is_plaintext_to_another_host(uri: &Uri) -> bool {
     let plaintext = uri
         .scheme_str()
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("ws"));
-    plaintext && !uri.host().is_some_and(is_loopback)
+    plaintext
+        && !uri.authority().is_some_and(|authority| is_plain_loopback(authority.as_str()))
+        && !uri.host().is_some_and(is_loopback)
+}
+
+/// Loopback as it is mostly written, which spares taking the authority apart: a host and at most a port, nothing else.
+fn is_plain_loopback(authority: &str) -> bool {
+    let Some(rest) = ["127.0.0.1", "localhost"].into_iter().find_map(|host| authority.strip_prefix(host))
+    else {
+        return false;
+    };
+    let port = rest.strip_prefix(':');
+    rest.is_empty() || port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Put into a *response's* extensions by an inner service that follows redirects: the URI that answered.
@@ -149,10 +161,6 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 /// `localhost` and below ([RFC 6761, 6.3](https://www.rfc-editor.org/rfc/rfc6761#section-6.3)), 127.0.0.0/8, ::1.
 fn is_loopback(host: &str) -> bool {
-    // As it is mostly written; all else is taken apart.
-    if matches!(host, "127.0.0.1" | "localhost") {
-        return true;
-    }
     let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if let Some(address) = literal {
         return address.parse().is_ok_and(|address: Ipv6Addr| address.is_loopback());
@@ -222,6 +230,11 @@ mod tests {
             "ws://ws.coze.cn/",
             "http://localhost.evil.example/",
             "http://notlocalhost/",
+            "http://localhost5/",
+            "http://localhost:80@evil.example/",
+            "http://127.0.0.1:80@evil.example/",
+            "http://127.0.0.1@evil.example:80/",
+            "http://127.0.0.1:80:80@evil.example/",
             "http://127.0.0.1.evil.example/",
             "http://10.0.0.1/",
             "http://[::2]/",

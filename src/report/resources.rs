@@ -5,13 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::preference::Slot;
 
-/// Tables, each four times as large as the one before: together some 43,000 places, of 341 KiB. The memory of moved
-/// resources holds 10,000. A table is made when one of its size is needed, so that what few resources there are stay in
-/// the processor's caches: every call looks one up.
-const TABLES: usize = 5;
-
-/// Lines of the first table.
-const LINES: usize = 16;
+/// Lines of each table, the first of 16 KiB, all together of 336. One is made when those before it have no room: every call
+/// looks a resource up, so that few of them should stay in the processor's caches. The memory of moved resources holds
+/// 10,000; these are four times as many places.
+const LINES: [usize; 3] = [256, 1_024, 4_096];
 
 /// In a place: the fallback was the last to answer. The lowest bit of the hash makes room for it.
 const BY_FALLBACK: u64 = 1;
@@ -22,7 +19,7 @@ const BY_FALLBACK: u64 = 1;
 /// taken out, what is not there up to an empty place is nowhere.
 #[derive(Default)]
 pub(super) struct Resources {
-    tables: [OnceLock<Box<[Line]>>; TABLES],
+    tables: [OnceLock<Box<[Line]>>; LINES.len()],
     /// Whether one has found no place.
     is_full: AtomicBool,
 }
@@ -45,8 +42,8 @@ impl Resources {
 
     fn put(&self, hash: u64) {
         for (nth, table) in self.tables.iter().enumerate() {
-            let table = table.get_or_init(|| (0..LINES << (2 * nth)).map(|_| Line::default()).collect());
-            for place in &line(table, nth, hash).0 {
+            let table = table.get_or_init(|| (0..LINES[nth]).map(|_| Line::default()).collect());
+            for place in line(table, nth, hash) {
                 let known = match place.load(Ordering::Relaxed) {
                     0 => place
                         .compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed)
@@ -66,7 +63,7 @@ impl Resources {
 
     fn mark(&self, hash: u64) {
         for (nth, table) in self.made().enumerate() {
-            for place in &line(table, nth, hash).0 {
+            for place in line(table, nth, hash) {
                 match place.load(Ordering::Relaxed) {
                     0 => return,
                     known if known == hash => return place.store(hash | BY_FALLBACK, Ordering::Relaxed),
@@ -94,11 +91,14 @@ impl Resources {
     }
 }
 
-/// The places that a hash may have in the nth table. Each table goes by bits of its own: twelve are enough for the
-/// largest.
-fn line(table: &[Line], nth: usize, hash: u64) -> &Line {
-    // Their number is a power of two.
-    &table[(hash >> (1 + 12 * nth)) as usize & (table.len() - 1)]
+/// The places that a hash may have in the nth table. Which line that is, and where the search in it begins, is told by bits
+/// of its own.
+fn line(table: &[Line], nth: usize, hash: u64) -> impl Iterator<Item = &AtomicU64> {
+    let bits = (hash >> (1 + 16 * nth)) as usize;
+    // Both numbers are powers of two.
+    let Line(places) = &table[bits & (table.len() - 1)];
+    let start = (hash >> 61) as usize;
+    (0..places.len()).map(move |step| &places[(start + step) % places.len()])
 }
 
 #[cfg(test)]
@@ -132,10 +132,10 @@ mod tests {
     fn beyond_its_size_it_says_that_it_is_full() {
         let resources = Resources::default();
         let state = RandomState::new();
-        let places: u32 = (0..TABLES).map(|nth| 8 * LINES as u32 * 4_u32.pow(nth as u32)).sum();
+        let places = 8 * LINES.iter().sum::<usize>();
         (0..3 * places).for_each(|nth| resources.answered(state.hash_one(nth), Slot::Primary));
         assert!(resources.is_full());
-        assert!(resources.of_primary().count() > places as usize * 9 / 10);
+        assert!(resources.of_primary().count() > places * 9 / 10);
         resources.answered(0, Slot::Primary);
     }
 }

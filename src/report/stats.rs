@@ -167,9 +167,10 @@ impl Stats {
 
     /// How calls ended in the last minutes: by the primary, by the fallback, in vain.
     pub(super) fn endings(&self, now: u64, minutes: u32) -> [u64; 3] {
-        self.lanes.iter().map(|lane| lane.recent.sum(minute(now), minutes)).fold([0; 3], |all, lane| {
-            std::array::from_fn(|nth| all[nth] + lane[nth])
-        })
+        self.lanes
+            .iter()
+            .map(|lane| lane.recent.sum(minute(now), minutes))
+            .fold([0; 3], |all, lane| std::array::from_fn(|nth| all[nth] + lane[nth]))
     }
 
     /// Milliseconds since the start, from 1: 0 stands for "never".
