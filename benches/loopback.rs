@@ -27,7 +27,7 @@ use tower_credential_fallback::{Credential, CredentialFallbackLayer};
 
 const CALLERS: usize = 16;
 const ROUND: Duration = Duration::from_millis(200);
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 60;
 const BODY: usize = 4 * 1024;
 /// Each call is about one of these, at random. They move one after the other.
 const BOTS: usize = 1_000;

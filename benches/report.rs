@@ -81,8 +81,18 @@ fn criterion_times(folder: &Path) -> Result<Times, Box<dyn Error>> {
     if times.is_empty() { Err("no results of criterion: run benches/run".into()) } else { Ok(times) }
 }
 
-/// Of one call, by way and case.
-fn instructions(target: &Path) -> Result<BTreeMap<(usize, usize), u64>, Box<dyn Error>> {
+/// Instructions of one call.
+#[derive(Clone, Copy)]
+struct Count {
+    all: u64,
+    /// Of them, in the allocator.
+    allocator: u64,
+}
+
+/// By way and case.
+type Counts = BTreeMap<(usize, usize), Count>;
+
+fn instructions(target: &Path) -> Result<Counts, Box<dyn Error>> {
     let mut counts = BTreeMap::new();
     for (way, key) in KEYS.iter().enumerate() {
         for case in 0..CASES.len() {
@@ -92,14 +102,33 @@ fn instructions(target: &Path) -> Result<BTreeMap<(usize, usize), u64>, Box<dyn 
                 .join(&name)
                 .join(format!("callgrind.{name}.out"));
             let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-            let total = text
-                .lines()
-                .find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")))
-                .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-            counts.insert((way, case), total.ok_or("no total in callgrind's output")? / CALLS);
+            counts.insert((way, case), count(&text).ok_or("no totals in callgrind's output")?);
         }
     }
     Ok(counts)
+}
+
+/// Reads callgrind's output: its total, and the lines that stand under the allocator's sources.
+fn count(output: &str) -> Option<Count> {
+    let total =
+        output.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")))?;
+    let (mut allocator, mut is_allocator, mut is_call) = (0, false, false);
+    for line in output.lines() {
+        if let Some(file) = ["fl=", "fi=", "fe="].iter().find_map(|key| line.strip_prefix(key)) {
+            is_allocator = file.contains("malloc/");
+        } else if line.starts_with("calls=") {
+            // The next line's costs are the callee's.
+            is_call = true;
+        } else if line.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '*'))
+            && !std::mem::take(&mut is_call)
+            && is_allocator
+        {
+            // A position, then the instructions.
+            allocator += line.split_whitespace().nth(1)?.parse::<u64>().ok()?;
+        }
+    }
+    let all = total.split_whitespace().next()?.parse::<u64>().ok()?;
+    Some(Count { all: all / CALLS, allocator: allocator / CALLS })
 }
 
 /// Blocks for each way and case, of a client that has been used before.
@@ -123,7 +152,7 @@ fn allocations() -> BTreeMap<(usize, usize), u64> {
 fn hot_path(
     page: &mut String,
     times: &Times,
-    instructions: &BTreeMap<(usize, usize), u64>,
+    instructions: &Counts,
     allocations: &BTreeMap<(usize, usize), u64>,
 ) -> std::fmt::Result {
     writeln!(page, "## Hot path: one call\n\nRatios of time are to the bare client of the same row.\n")?;
@@ -132,13 +161,16 @@ fn hot_path(
         let group = format!("hot_path/{}", case.name);
         let time = |way: Way| times.get(&(group.clone(), way.name().to_owned())).copied().unwrap_or(f64::NAN);
         let ratios = Way::ALL.map(|way| format!("{:.2}", time(way) / time(Way::Bare)));
-        let added = [0, 1, 2, 3].map(|way| match way {
-            0 => instructions[&(0, nth)].to_string(),
-            _ => format!("+{}", instructions[&(way, nth)].saturating_sub(instructions[&(0, nth)])),
-        });
+        let counts = [0, 1, 2, 3].map(|way| instructions[&(way, nth)]);
+        let added = |part: fn(&Count) -> u64| {
+            counts.each_ref().map(|count| format!("{:+}", part(count) as i64 - part(&counts[0]) as i64))
+        };
+        let (mut all, mut allocator) = (added(|count| count.all), added(|count| count.allocator));
+        (all[0], allocator[0]) = (counts[0].all.to_string(), counts[0].allocator.to_string());
         let blocks = [0, 1, 2, 3].map(|way| allocations[&(way, nth)].to_string());
         writeln!(page, "| {} | time | {} |", case.name, ratios.join(" | "))?;
-        writeln!(page, "| | instructions | {} |", added.join(" | "))?;
+        writeln!(page, "| | instructions | {} |", all.join(" | "))?;
+        writeln!(page, "| | … in the allocator | {} |", allocator.join(" | "))?;
         writeln!(page, "| | allocations | {} |", blocks.join(" | "))?;
     }
     writeln!(page, "\n![Instructions added to a call](hot_path.svg)\n")
@@ -147,14 +179,16 @@ fn hot_path(
 /// What the design asks for, and what there is. Nothing is left out because it falls short.
 fn budget(
     page: &mut String,
-    instructions: &BTreeMap<(usize, usize), u64>,
+    instructions: &Counts,
     allocations: &BTreeMap<(usize, usize), u64>,
     token: &Value,
     loopback: &Value,
 ) -> std::fmt::Result {
     // "4 KiB, JSON", with the code behind the data and before it: the worse of the two counts.
-    let added = |way: usize, case: usize| (instructions[&(way, case)] - instructions[&(0, case)]) as f64;
-    let share = |way: usize| [1, 2].map(|case| added(1, case) / added(way, case)).into_iter().fold(0.0, f64::max);
+    let all = |way: usize, case: usize| instructions[&(way, case)].all as f64;
+    let added = |way: usize, case: usize| all(way, case) - all(0, case);
+    let share =
+        |way: usize| [1, 2].map(|case| added(1, case) / added(way, case)).into_iter().fold(0.0, f64::max);
     let rate = |phase: &str, way: &str| {
         let rows = loopback[phase].as_array().map(Vec::as_slice).unwrap_or_default();
         let row = rows.iter().find(|row| row["way"] == way);
@@ -288,9 +322,10 @@ fn loopback_tables(page: &mut String, loopback: &Value) -> std::fmt::Result {
 }
 
 /// Instructions added, as bars: ours, `tower::retry` and the recipe for each case.
-fn chart(file: &Path, instructions: &BTreeMap<(usize, usize), u64>) -> Result<(), Box<dyn Error>> {
+fn chart(file: &Path, instructions: &Counts) -> Result<(), Box<dyn Error>> {
     const COLOURS: [RGBColor; 3] = [RGBColor(31, 119, 180), RGBColor(255, 127, 14), RGBColor(150, 150, 150)];
-    let added = |way: usize, case: usize| instructions[&(way, case)].saturating_sub(instructions[&(0, case)]);
+    let all = |way: usize, case: usize| instructions[&(way, case)].all;
+    let added = |way: usize, case: usize| all(way, case).saturating_sub(all(0, case));
     let most = (1..4).flat_map(|way| (0..CASES.len()).map(move |case| added(way, case))).max().unwrap_or(1);
     let area = SVGBackend::new(file, (1080, 420)).into_drawing_area();
     area.fill(&WHITE)?;

@@ -18,8 +18,8 @@
 //! # The head
 //!
 //! Before anybody touches it, the head is written into one buffer, which was used by another call before. Most of these
-//! are dropped unread, so nothing is allocated, and only a refusal pays for making headers of it again. Attempt 2 starts from that: what
-//! inner layers had added to attempt 1 is not in it, and neither is a credential of any kind.
+//! are dropped unread, so nothing is allocated, and only a refusal pays for making headers of it again. Attempt 2 starts
+//! from that: what inner layers had added to attempt 1 is not in it, and neither is a credential of any kind.
 //!
 //! # The request's body
 //!
@@ -43,15 +43,17 @@
 //! # The answer
 //!
 //! A classifier that wants to see the body gets what has arrived so far, again when there is more, up to the
-//! inspect limit. The frames are handed on as they came. It may decide before the end, so most answers that pause are not
-//! waited for; one of unknown length is waited for a second at the most, and then judged by its status. Event streams, encoded bodies, `HEAD`, 204, 304 and upgrades are judged by status alone.
+//! inspect limit; and is told if that is all. The frames are handed on as they came. It may decide before the end, so most
+//! answers that pause are not waited for; one of unknown length is waited for a second at the most, and then judged by its
+//! status. Event streams, encoded bodies, `HEAD`, 204, 304 and upgrades are judged by status alone.
 //!
 //! A refusal is read on, so that its connection can be used again: to its end, to the limit, or for 100 ms.
 //!
 //! # Readiness
 //!
-//! The service that was polled ready makes attempt 1; its clone is polled ready before attempt 2. An answer that
-//! still holds its connection is given up while the inner service is not ready: it may be what that waits for.
+//! The service that was polled ready makes attempt 1: at once, or, if its credential has to be waited for, from within the
+//! call, which it moves into. Attempt 2 is made by a clone that is made then, and polled ready; most calls need none. An
+//! answer that still holds its connection is given up while the inner service is not ready: it may be what that waits for.
 //!
 //! # The memory
 //!
@@ -62,6 +64,8 @@
 //!
 //! # The report
 //!
-//! Relaxed atomic counters, and a lock-free set of the hashes of what the primary has answered for. A minute's count and its number are one `u64`, so that a minute turns without a lock.
+//! Relaxed atomic counters, and a lock-free set of the hashes of what the primary has answered for. A minute's count and
+//! its number are one `u64`, so that a minute turns without a lock. What every call counts in is there sixteen times, as are
+//! fixed credentials and cached tokens: two cores that write to one place wait for each other, lock or not.
 #[cfg(doc)]
 use crate::*;
