@@ -13,9 +13,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_credential_fallback::{
-    AuthProvider, BoxError, Credential, CredentialChoice, CredentialError, CredentialFallbackLayer,
-    CredentialFuture, Error, ErrorKind, FinalUri, NoReplay, Order, Outcome, PeekBody, Rejection, ReplayBody,
-    Slot, provider_fn,
+    AuthProvider, BoxError, Classify, Credential, CredentialChoice, CredentialError, CredentialFallbackLayer,
+    CredentialFuture, Decision, Error, ErrorKind, FinalUri, NoReplay, Order, Outcome, PeekBody, Rejection,
+    ReplayBody, Slot, provider_fn,
 };
 
 type Answer = Response<Full<Bytes>>;
@@ -23,16 +23,26 @@ type Seen = (http::request::Parts, Bytes);
 type Script = dyn Fn(&http::request::Parts) -> Answer + Send + Sync;
 
 /// Answers by a script and keeps what it was sent. Panics, as tower allows, when called unready.
-#[derive(Clone)]
 struct Server {
     script: Arc<Script>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    clones: Arc<AtomicUsize>,
     is_ready: bool,
+}
+
+impl Clone for Server {
+    /// A clone has yet to become ready.
+    fn clone(&self) -> Self {
+        self.clones.fetch_add(1, Ordering::SeqCst);
+        let (script, seen, clones) =
+            (Arc::clone(&self.script), Arc::clone(&self.seen), Arc::clone(&self.clones));
+        Self { script, seen, clones, is_ready: false }
+    }
 }
 
 impl Server {
     fn new(script: impl Fn(&http::request::Parts) -> Answer + Send + Sync + 'static) -> Self {
-        Self { script: Arc::new(script), seen: Arc::default(), is_ready: false }
+        Self { script: Arc::new(script), seen: Arc::default(), clones: Arc::default(), is_ready: false }
     }
 
     /// Refuses this bearer token with 401, and takes any other.
@@ -510,6 +520,67 @@ async fn if_the_inner_service_fails_to_get_ready_again_the_refusal_is_returned_u
     let response = layer().layer(ReadyOnce(Arc::default())).oneshot(get(URI)).await.unwrap();
     assert!(matches!(Outcome::of(&response).no_replay(), Some(NoReplay::InnerNotReady)));
     assert_eq!(text(response).await, "no");
+}
+
+#[tokio::test]
+async fn a_call_that_is_accepted_at_once_clones_no_inner_service() {
+    async fn clones_of_a_call<P, E>(layer: CredentialFallbackLayer<P, E>) -> usize
+    where
+        P: AuthProvider + 'static,
+        E: AuthProvider + 'static,
+    {
+        let server = Server::refusing("refused");
+        let mut service = layer.layer(server.clone());
+        let before = server.clones.load(Ordering::SeqCst);
+        ServiceExt::<Request<Empty<Bytes>>>::ready(&mut service).await.unwrap().call(get(URI)).await.unwrap();
+        server.clones.load(Ordering::SeqCst) - before
+    }
+    let late = provider_fn(|_: &http::request::Parts| async {
+        tokio::task::yield_now().await;
+        Ok(token("late"))
+    });
+    assert_eq!(clones_of_a_call(layer()).await, 0);
+    let refused = CredentialFallbackLayer::new(token("refused"), token("new")).unwrap();
+    assert_eq!(clones_of_a_call(refused).await, 1, "for the second attempt");
+    let waits = CredentialFallbackLayer::new(late, token("new")).unwrap();
+    assert_eq!(clones_of_a_call(waits).await, 1, "the one that is ready waits with the call");
+}
+
+#[tokio::test]
+async fn a_classifier_is_told_when_it_sees_all_of_an_answer() {
+    /// What it was asked, and about how many bytes.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<(&'static str, usize)>>>);
+    impl Classify for Notes {
+        fn head(&self, _: &http::response::Parts) -> Decision {
+            Decision::Inspect
+        }
+        fn body(&self, _: &http::response::Parts, prefix: &[u8]) -> Decision {
+            self.0.lock().unwrap().push(("body", prefix.len()));
+            Decision::Inspect
+        }
+        fn whole(&self, _: &http::response::Parts, content: &[u8]) -> Decision {
+            self.0.lock().unwrap().push(("whole", content.len()));
+            Decision::Inspect
+        }
+    }
+    async fn questions(frames: Vec<io::Result<&'static str>>) -> Vec<(&'static str, usize)> {
+        let notes = Notes::default();
+        let frames = Arc::new(Mutex::new(Some(frames)));
+        let inner = tower::service_fn(move |_: Request<ReplayBody<Empty<Bytes>>>| {
+            let frames = frames.lock().unwrap().take().unwrap().into_iter();
+            let frames = frames.map(|frame| frame.map(|text| http_body::Frame::data(Bytes::from(text))));
+            ready(Ok::<_, BoxError>(Response::new(StreamBody::new(futures::stream::iter(frames)))))
+        });
+        let layer = layer().with_classifier(notes.clone()).with_inspect_limit(5);
+        layer.layer(inner).oneshot(get(URI)).await.unwrap();
+        std::mem::take(&mut *notes.0.lock().unwrap())
+    }
+    assert_eq!(questions(vec![Ok("ab"), Ok("cd")]).await, [("whole", 4), ("body", 0)]);
+    assert_eq!(questions(vec![Ok("abc"), Ok("defg")]).await, [("body", 5), ("body", 0)], "longer");
+    let cut_off = vec![Ok("abc"), Err(io::Error::other("reset"))];
+    assert_eq!(questions(cut_off).await, [("body", 3), ("body", 0)], "failed");
+    assert_eq!(questions(vec![]).await, [("body", 0)], "nothing to see");
 }
 
 #[tokio::test]
