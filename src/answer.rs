@@ -30,8 +30,8 @@ pub(crate) struct Answer<RB: Body> {
 /// How far the look at an answer has come.
 #[derive(Default)]
 pub(crate) struct Peeking {
-    /// How much the classifier has seen.
-    asked_at: usize,
+    /// How much the classifier has seen, and whether it was told that this is all.
+    asked_at: (usize, bool),
     patience: Patience,
 }
 
@@ -65,9 +65,10 @@ impl<RB: Body + Unpin> Answer<RB> {
             }
         };
         let prefix = self.body.prefix(policy.inspect_limit);
-        if prefix.len() != peeking.asked_at {
-            peeking.asked_at = prefix.len();
-            let decision = if self.body.is_all_of(prefix) {
+        let is_whole = self.body.is_all_of(prefix);
+        if !prefix.is_empty() && (prefix.len(), is_whole) != peeking.asked_at {
+            peeking.asked_at = (prefix.len(), is_whole);
+            let decision = if is_whole {
                 policy.classifier.whole(&self.head, prefix)
             } else {
                 policy.classifier.body(&self.head, prefix)

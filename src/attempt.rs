@@ -27,14 +27,14 @@ impl Snapshot {
 
     /// The head again, without the header `without`.
     pub(crate) fn thaw(mut self, without: Option<&HeaderName>) -> request::Parts {
-        let mut head = self.head.take().map_or_else(|| Frozen::default().thaw(), |frozen| frozen.thaw());
+        let mut head = self.head.take().expect(THERE).thaw();
         without.map(|name| head.headers.remove(name));
         head
     }
 
     /// The URI alone.
     pub(crate) fn uri(&self) -> Uri {
-        self.head.as_ref().map_or_else(Uri::default, |frozen| frozen.uri())
+        self.head.as_ref().expect(THERE).uri()
     }
 }
 
@@ -65,6 +65,8 @@ struct Frozen {
     /// Where the path and query end.
     path: usize,
     end: usize,
+    /// Whether a value is marked sensitive.
+    is_secret: bool,
 }
 
 /// Set in a prefix if the value is marked sensitive.
@@ -77,6 +79,8 @@ fn prefix(name: &[u8], value: &HeaderValue) -> u64 {
     let mark = if value.is_sensitive() { SENSITIVE } else { 0 };
     (name.len() as u64) << 48 | mark | value.len() as u64
 }
+
+const THERE: &str = "a snapshot is used up once";
 
 const AS_FROZEN: &str = "it was valid when frozen";
 
@@ -97,12 +101,13 @@ impl Frozen {
         self.path = authority.len() + path.len();
         loop {
             if let Some((texts, rest)) = self.buffer.split_at_mut_checked(self.path)
-                && let Some(written) = write(&head.headers, rest)
+                && let Some((written, is_secret)) = write(&head.headers, rest)
             {
                 let (authorities, paths) = texts.split_at_mut(authority.len());
                 authorities.copy_from_slice(authority);
                 paths.copy_from_slice(path);
                 self.end = self.path + written;
+                self.is_secret = is_secret;
                 return;
             }
             spare::grow(&mut self.buffer);
@@ -161,22 +166,25 @@ fn copy(to: &mut [u8], from: &[u8]) {
     }
 }
 
-/// Returns how many bytes that took; `None` if there is no room.
+/// Returns how many bytes that took, and whether a value is marked sensitive; `None` if there is no room.
 // A loop by itself, so that it has the registers.
 #[inline(never)]
-fn write(headers: &HeaderMap, mut to: &mut [u8]) -> Option<usize> {
+fn write(headers: &HeaderMap, mut to: &mut [u8]) -> Option<(usize, bool)> {
     let room = to.len();
+    let mut marks = 0;
     for (name, value) in headers {
         let (name, text) = (name.as_str().as_bytes(), value.as_bytes());
         let (lengths, rest) = to.split_first_chunk_mut()?;
         let (names, rest) = rest.split_at_mut_checked(name.len())?;
         let (values, rest) = rest.split_at_mut_checked(text.len())?;
-        *lengths = prefix(name, value).to_ne_bytes();
+        let prefix = prefix(name, value);
+        marks |= prefix;
+        *lengths = prefix.to_ne_bytes();
         copy(names, name);
         copy(values, text);
         to = rest;
     }
-    Some(room - to.len())
+    Some((room - to.len(), marks & SENSITIVE != 0))
 }
 
 /// Heads that were used before, a few for each thread.
@@ -218,6 +226,10 @@ mod spare {
         }
         // They are the caller's, and may hold on to anything.
         drop(mem::take(&mut head.extensions));
+        if head.is_secret {
+            let end = head.end;
+            head.buffer[..end].fill(0);
+        }
         let _ = HEADS.try_with(|heads| {
             let mut heads = heads.borrow_mut();
             if heads.len() < KEPT {

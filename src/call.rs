@@ -134,7 +134,7 @@ impl<B> Call<B> {
         }
         let body = ReplayBody::new(body);
         let slot = self.plan(policy, head, body.content());
-        match shared.credential(slot, head) {
+        match shared.credential(slot, head).at_hand() {
             Ok(Ok(credential)) => Start::Send(self.begin(policy, slot, credential, head, body)),
             Ok(Err(error)) => Start::Wait(slot, CredentialFuture::ready(Err(error)), body),
             Err(waiting) => Start::Wait(slot, waiting, body),

@@ -119,7 +119,7 @@ impl Credential {
         Lanes::new(|| {
             let Inner { name, value, generation, expires_at } = &*self.inner;
             let value = shared_value(value.as_bytes().to_vec()).unwrap_or_else(|| value.clone());
-            let (name, generation, expires_at) = (name.clone(), *generation, *expires_at);
+            let (name, generation, expires_at) = (unshared_name(name), *generation, *expires_at);
             Self { inner: Arc::new(Inner { name, value, generation, expires_at }) }
         })
     }
@@ -149,6 +149,13 @@ impl Credential {
         let (ours, theirs) = (&*self.inner, &*other.inner);
         ours.generation == theirs.generation || (ours.name == theirs.name && ours.value == theirs.value)
     }
+}
+
+/// The same name with a reference count of its own, if it has one. As with [`shared_value`], its clones allocate nothing.
+fn unshared_name(name: &HeaderName) -> HeaderName {
+    let name = HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone());
+    drop(name.clone());
+    name
 }
 
 /// A value that is marked sensitive and whose clones allocate nothing; `None` if it is none for a header.

@@ -201,7 +201,7 @@ where
                 Err(error) => match call.turn_to_other(policy, first.slot, error) {
                     Ok(other) => {
                         first.slot = other;
-                        first.credential = shared.provider(other).credential(&first.head);
+                        first.credential = shared.credential(other, &first.head);
                         Waited::For(State::FirstCredential { waiting: Some(first) })
                     }
                     Err(error) => {

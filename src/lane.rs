@@ -44,6 +44,5 @@ impl<T: Default> Default for Lanes<T> {
 fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
-    // While a thread ends, any will do.
-    NUMBER.try_with(|number| *number).unwrap_or(0)
+    NUMBER.with(|number| *number)
 }

@@ -17,7 +17,7 @@ use crate::observe::Observe;
 use crate::origin::Origin;
 use crate::policy::Policy;
 use crate::preference::{LeftBehind, Memory, Order, ResourceKey, SharedPreferences, Slot};
-use crate::provider::{AuthProvider, CredentialError, CredentialFuture};
+use crate::provider::{AuthProvider, CredentialFuture};
 use crate::service::CredentialFallback;
 
 /// Tries one credential; if the server refuses it, replays the same request with the other.
@@ -224,7 +224,6 @@ impl<P, E> CredentialFallbackLayer<P, E> {
 }
 
 /// What the services of one layer have in common.
-#[derive(Debug)]
 pub(crate) struct Shared<P, E> {
     primary: Arc<P>,
     fallback: Arc<E>,
@@ -233,20 +232,16 @@ pub(crate) struct Shared<P, E> {
 }
 
 impl<P: AuthProvider, E: AuthProvider> Shared<P, E> {
-    /// The slot's credential for a request with this head, or the future that gives it.
+    /// The slot's credential for a request with this head.
     #[inline]
-    pub(crate) fn credential(
-        &self,
-        slot: Slot,
-        head: &request::Parts,
-    ) -> Result<Result<Credential, CredentialError>, CredentialFuture>
+    pub(crate) fn credential(&self, slot: Slot, head: &request::Parts) -> CredentialFuture
     where
         P: 'static,
         E: 'static,
     {
         match &self.fixed[slot as usize] {
-            Some(fixed) => Ok(Ok(fixed.own().clone())),
-            None => self.provider(slot).credential(head).at_hand(),
+            Some(fixed) => CredentialFuture::ready(Ok(fixed.own().clone())),
+            None => self.provider(slot).credential(head),
         }
     }
 
@@ -259,6 +254,16 @@ impl<P: AuthProvider, E: AuthProvider> Shared<P, E> {
             Slot::Primary => &*self.primary,
             Slot::Fallback => &*self.fallback,
         }
+    }
+}
+
+impl<P: fmt::Debug, E: fmt::Debug> fmt::Debug for Shared<P, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("primary", &self.primary)
+            .field("fallback", &self.fallback)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
     }
 }
 

@@ -91,10 +91,7 @@ where
                     let draining = &mut refused.as_mut().expect(TAKEN).body;
                     ready!(poll_drain(draining, patience, policy.inspect_limit, cx));
                     let head = call.second_head(policy);
-                    Step::Credential {
-                        credential: shared.provider(call.next).credential(&head),
-                        head: Some(head),
-                    }
+                    Step::Credential { credential: shared.credential(call.next, &head), head: Some(head) }
                 }
 
                 Step::Credential { credential, head } => {

@@ -25,6 +25,9 @@ use crate::provider::AuthProvider;
 /// a buffer, or anything else that gives out permits. Bodies have to be `Unpin`: box those that are not
 /// (`http_body_util::combinators::UnsyncBoxBody`).
 ///
+/// A second attempt is made by a clone of the service that the layer was given, not of the one that made the first: what a
+/// clone does not share, such as a connection of its own, is not there.
+///
 /// If the credential is at hand, the first attempt is sent by `call` itself, as if the layer were not there; if it has
 /// to be waited for, when the future is polled.
 ///
@@ -39,8 +42,8 @@ pub struct CredentialFallback<S, P, E> {
 /// What a service, its clones, and their calls have in common.
 pub(crate) struct Base<S, P, E> {
     pub(crate) shared: Arc<Shared<P, E>>,
-    /// Never called itself: second attempts are made by clones of it. A client's own clone would be there for each
-    /// call, and most calls need none.
+    /// Never called itself: second attempts are made by clones of it. Kept here once, so that a call that needs no second
+    /// attempt clones nothing.
     inner: Mutex<S>,
 }
 
@@ -100,7 +103,11 @@ where
                 let waiting = FirstCredential { inner, slot, credential, head, body };
                 State::FirstCredential { waiting: Some(Box::new(waiting)) }
             }
-            Start::Fail(error) => State::Failed { error: Some(error) },
+            Start::Fail(error) => {
+                // It may hold a permit, which is no use to a call that sends nothing.
+                self.inner = self.inner.clone();
+                State::Failed { error: Some(error) }
+            }
         };
         ResponseFuture { base, call, state }
     }

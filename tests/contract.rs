@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -546,6 +547,21 @@ async fn a_call_that_is_accepted_at_once_clones_no_inner_service() {
     assert_eq!(clones_of_a_call(waits).await, 1, "the one that is ready waits with the call");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_that_sends_nothing_keeps_no_permit_of_the_inner_service() {
+    let inner = ServiceBuilder::new().concurrency_limit(1).service(Server::refusing("nobody"));
+    let mut idle = layer().layer(inner);
+    let other = idle.clone();
+    let plaintext = get("http://api.example/");
+    let error = ServiceExt::<Request<Empty<Bytes>>>::ready(&mut idle).await.unwrap().call(plaintext).await;
+    assert!(
+        error.unwrap_err().downcast::<Error>().is_ok_and(|error| error.kind() == ErrorKind::InsecureOrigin)
+    );
+    let answer = tokio::time::timeout(Duration::from_secs(1), other.oneshot(get(URI))).await;
+    assert_eq!(answer.expect("the permit is free").unwrap().status(), 200);
+    drop(idle);
+}
+
 #[tokio::test]
 async fn a_classifier_is_told_when_it_sees_all_of_an_answer() {
     /// What it was asked, and about how many bytes.
@@ -564,23 +580,33 @@ async fn a_classifier_is_told_when_it_sees_all_of_an_answer() {
             Decision::Inspect
         }
     }
-    async fn questions(frames: Vec<io::Result<&'static str>>) -> Vec<(&'static str, usize)> {
+    /// Sends these frames, and the end at once or, if it is late, after a pause.
+    async fn questions(frames: Vec<io::Result<&'static str>>, is_late: bool) -> Vec<(&'static str, usize)> {
         let notes = Notes::default();
         let frames = Arc::new(Mutex::new(Some(frames)));
         let inner = tower::service_fn(move |_: Request<ReplayBody<Empty<Bytes>>>| {
             let frames = frames.lock().unwrap().take().unwrap().into_iter();
             let frames = frames.map(|frame| frame.map(|text| http_body::Frame::data(Bytes::from(text))));
-            ready(Ok::<_, BoxError>(Response::new(StreamBody::new(futures::stream::iter(frames)))))
+            let end = futures::stream::once(async move {
+                if is_late {
+                    tokio::task::yield_now().await;
+                }
+            });
+            let frames = futures::stream::iter(frames).chain(end.filter_map(|()| ready(None)));
+            ready(Ok::<_, BoxError>(Response::new(StreamBody::new(Box::pin(frames)))))
         });
         let layer = layer().with_classifier(notes.clone()).with_inspect_limit(5);
         layer.layer(inner).oneshot(get(URI)).await.unwrap();
         std::mem::take(&mut *notes.0.lock().unwrap())
     }
-    assert_eq!(questions(vec![Ok("ab"), Ok("cd")]).await, [("whole", 4), ("body", 0)]);
-    assert_eq!(questions(vec![Ok("abc"), Ok("defg")]).await, [("body", 5), ("body", 0)], "longer");
+    let short = || vec![Ok("ab"), Ok("cd")];
+    assert_eq!(questions(short(), false).await, [("whole", 4), ("body", 0)]);
+    assert_eq!(questions(short(), true).await, [("body", 4), ("whole", 4), ("body", 0)], "its end is late");
+    let longer = vec![Ok("abc"), Ok("defg")];
+    assert_eq!(questions(longer, false).await, [("body", 5), ("body", 0)], "longer than is looked at");
     let cut_off = vec![Ok("abc"), Err(io::Error::other("reset"))];
-    assert_eq!(questions(cut_off).await, [("body", 3), ("body", 0)], "failed");
-    assert_eq!(questions(vec![]).await, [("body", 0)], "nothing to see");
+    assert_eq!(questions(cut_off, false).await, [("body", 3), ("body", 0)], "failed");
+    assert_eq!(questions(vec![], true).await, [("body", 0)], "nothing to see");
 }
 
 #[tokio::test]

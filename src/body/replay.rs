@@ -117,19 +117,17 @@ where
     ///
     /// As long as the answer is not known, each frame takes an uncontended lock; after [`Rewind::release`], none.
     pub fn rewindable(self, limit: usize) -> (Self, Rewind<B>) {
-        if let Kind::Memory(content) = &self.kind {
-            // Nothing is taken apart here: this is nearly every body.
-            let again = content.clone();
-            return (self, Rewind(RewindKind::Memory(again)));
-        }
         match self.kind {
+            Kind::Memory(ref content) => {
+                // Nothing is taken apart here: this is nearly every body.
+                let again = content.clone();
+                (self, Rewind(RewindKind::Memory(again)))
+            }
             Kind::Stream(source) => {
                 let (sender, taker) = tee(source, limit);
                 (Self { kind: Kind::Rewindable(sender) }, Rewind(RewindKind::Stream(taker)))
             }
-            kind @ (Kind::Memory(_) | Kind::Rewindable(_) | Kind::Taken { .. }) => {
-                (Self { kind }, Rewind(RewindKind::AlreadyRewindable))
-            }
+            Kind::Rewindable(_) | Kind::Taken { .. } => (self, Rewind(RewindKind::AlreadyRewindable)),
         }
     }
 }

@@ -32,7 +32,8 @@ pub trait Classify: Send + Sync {
     fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision;
 
     /// Judges by status, headers and the whole body, which is not empty: asked instead of [`body`](Self::body) once
-    /// the end of the body was seen. By default, it is the same question.
+    /// the end of the body was seen, be it that the same bytes have been asked about before. By default, it is the same
+    /// question.
     ///
     /// [`Decision::Inspect`] leaves it to the status, as there.
     fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {

@@ -65,7 +65,7 @@
 //! # The report
 //!
 //! Relaxed atomic counters, and a lock-free set of the hashes of what the primary has answered for. A minute's count and
-//! its number are one `u64`, so that a minute turns without a lock. What every call counts in is there sixteen times, as are
+//! its number are one `u64`, so that a minute turns without a lock. What every call counts in for it is there sixteen times, as are
 //! fixed credentials and cached tokens: two cores that write to one place wait for each other, lock or not.
 #[cfg(doc)]
 use crate::*;

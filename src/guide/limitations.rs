@@ -16,6 +16,7 @@
 //! - What is kept of a stream may hold on to more memory than the limit says: a slice keeps the buffer that it was cut
 //!   from. Sources that cut small pieces from large buffers should copy them.
 //! - Bodies have to be `Unpin`, in both directions. Box those that are not.
+//! - The second attempt is made by a clone of the inner service: what clones of it do not share, that attempt does not have.
 //! - A `CONNECT` in authority form is spoken to a proxy, and gets no credential.
 //!
 //! **Answers**
@@ -26,6 +27,7 @@
 //! - 408, 429 and 5xx count neither for nor against a credential. A rate limit that is told with 200 and a code does count
 //!   as an acceptance, unless a classifier of yours knows better.
 //! - A refusal inside of an event stream (an `error` event after a 200) is not seen.
+//! - JSON that the server has cut off, and then ended as if it were whole, may be taken either way.
 //!
 //! **Credentials**
 //!
@@ -37,7 +39,9 @@
 //!   headers follow a redirect wherever the follower takes them.
 //! - If the providers use different headers and are not fixed, the caller's own value under the other one's header
 //!   goes out with attempt 1.
-//!
+//! - Heads of requests are kept in memory that is used again, a few for each thread: headers of a call that is over stay
+//!   there until another call's are written over them, or, if one was marked sensitive, until the call ends. A dump of the
+//!   process shows them.
 //! - A user's refresh that is cut off by the death of its process costs that user a new login: see the guide's page on
 //!   tokens on a user's behalf. So does a Redis that loses writes.
 //!

@@ -77,7 +77,8 @@ pub trait AuthProvider: Send + Sync {
     /// The credential, if there is only ever one and it is known now.
     ///
     /// It lets [`CredentialFallbackLayer::new`](crate::CredentialFallbackLayer::new) refuse two slots that
-    /// hold the same secret. The layer does not ask for it again: it hands out copies. The default is `None`: not known.
+    /// hold the same secret. It is asked for when the layer is made, and handed out in copies from then on: `credential`
+    /// is not called at all. The default is `None`: not known.
     fn fixed(&self) -> Option<&Credential> {
         None
     }

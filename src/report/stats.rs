@@ -45,7 +45,8 @@ pub(super) struct Accepted {
     pub(super) last: AtomicU64,
 }
 
-/// What one credential has met with, but for acceptance. Each attempt is there, or in one of the first four.
+/// What one credential has met with, but for acceptance. Each attempt is counted in a lane's [`Accepted`], or in one of the
+/// first four.
 #[derive(Default)]
 pub(super) struct SlotStats {
     pub(super) refused: [AtomicU64; RejectionKind::ALL.len()],

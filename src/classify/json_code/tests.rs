@@ -14,7 +14,7 @@ fn head(status: u16, content_type: &str) -> response::Parts {
 }
 
 /// The layer's way to ask: with all there is, then, if that leaves it open, by status alone. Whether the end was seen makes
-/// no difference here.
+/// no difference to what is asked here.
 fn ask(status: u16, body: &str) -> Decision {
     let head = head(status, "application/json");
     if classifier().head(&head) != Decision::Inspect {
