@@ -118,6 +118,7 @@ enum Inner {
 
 impl CredentialFuture {
     /// An answer that is at hand.
+    #[inline]
     pub fn ready(result: Result<Credential, CredentialError>) -> Self {
         Self { inner: Inner::Ready(Some(result)) }
     }
@@ -133,6 +134,7 @@ impl CredentialFuture {
 
 impl CredentialFuture {
     /// The answer if it is at hand, or the future to wait for.
+    #[inline]
     pub(crate) fn at_hand(self) -> Result<Result<Credential, CredentialError>, Self> {
         match self.inner {
             Inner::Ready(Some(result)) => Ok(result),
