@@ -204,6 +204,7 @@ mod spare {
     const LARGEST: usize = 8 * 1024;
 
     thread_local! {
+        #[expect(clippy::vec_box, reason = "they are taken out as they are, and the calls hold boxes")]
         static HEADS: RefCell<Vec<Box<Frozen>>> = const { RefCell::new(Vec::new()) };
     }
 

@@ -66,7 +66,7 @@
 //! With an observer, a call pays a box for each observer and clock readings for each attempt.
 //!
 //! A streaming body pays one allocation for the place that both attempts can reach, one or more for what is kept, and an
-//! uncontended lock for each frame until the answer is accepted; then nothing. Kept, a stream of 1,000 frames is read in a
-//! third of the time that `shared_http_body` takes.
+//! uncontended lock for each frame until the answer is accepted; then nothing. Kept, a stream of 1,000 frames is read in 0.42
+//! of the time that `shared_http_body` takes.
 #[cfg(doc)]
 use crate::*;
