@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many there are. More threads than these share, which costs them a little time each.
-pub(crate) const LANES: usize = 16;
+const LANES: usize = 16;
 
 /// A value for each lane.
 #[derive(Debug)]

@@ -210,7 +210,11 @@ fn value_after(bytes: &[u8]) -> Option<(i64, &[u8])> {
 
 #[inline(never)]
 fn any_value_after(bytes: &[u8]) -> Option<(i64, &[u8])> {
-    let value = bytes.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+    number_at(bytes.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
+}
+
+/// Reads `4101` or `"4101"` at the start of `value`; with it, what stands behind.
+fn number_at(value: &[u8]) -> Option<(i64, &[u8])> {
     let quoted = value.first() == Some(&b'"');
     let digits = if quoted { &value[1..] } else { value };
     let unsigned = digits.strip_prefix(b"-").unwrap_or(digits);

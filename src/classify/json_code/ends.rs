@@ -1,6 +1,6 @@
 //! A field of a JSON object, read where most answers have it: at its front, or at its end.
 
-use super::value_after;
+use super::{number_at, value_after};
 
 /// How many fields are looked at. An answer's data is not walked through: a search from its front is faster there.
 const FIELDS: usize = 16;
@@ -28,14 +28,13 @@ pub(super) fn last_value(object: &[u8], quoted: &[u8]) -> Option<i64> {
     number(last_field(object, quoted)?)
 }
 
-/// Reads `4101` or `"4101"`.
+/// Reads `4101` or `"4101"` and nothing else.
 fn number(value: &[u8]) -> Option<i64> {
     if let [digit @ b'0'..=b'9'] = value {
         // "No error", as nearly every answer has it.
         return Some(i64::from(digit - b'0'));
     }
-    let digits = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    number_at(value).filter(|(_, behind)| behind.is_empty()).map(|(code, _)| code)
 }
 
 fn last_field<'a>(object: &'a [u8], quoted: &[u8]) -> Option<&'a [u8]> {

@@ -72,6 +72,7 @@ fn the_digits_in_a_string_or_a_nested_object_are_not_a_refusal() {
         r#"{"code":41010}"#,
         r#"{"code":4101.5}"#,
         r#"{"code":"4101x"}"#,
+        r#"{"code":"+4101"}"#,
         r#"[{"code":4101}]"#,
         r#""code":4101"#,
     ] {
