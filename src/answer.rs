@@ -9,7 +9,7 @@ use http::{Response, response};
 use http_body::Body;
 use tokio::time::{Sleep, sleep};
 
-use crate::body::{PeekBody, Progress};
+use crate::body::PeekBody;
 use crate::classify::Decision;
 use crate::policy::Policy;
 
@@ -57,13 +57,7 @@ impl<RB: Body + Unpin> Answer<RB> {
         policy: &Policy,
         peeking: &mut Peeking,
     ) -> Poll<Decision> {
-        let progress = loop {
-            match self.body.poll_peek(cx, policy.inspect_limit) {
-                Poll::Ready(Progress::More) => {}
-                Poll::Ready(Progress::Done) => break Poll::Ready(Decision::Inspect),
-                Poll::Pending => break Poll::Pending,
-            }
-        };
+        let progress = self.body.poll_peek(cx, policy.inspect_limit).map(|()| Decision::Inspect);
         let prefix = self.body.prefix(policy.inspect_limit);
         let is_whole = self.body.is_all_of(prefix);
         if !prefix.is_empty() && (prefix.len(), is_whole) != peeking.asked_at {
@@ -94,13 +88,8 @@ pub(crate) fn poll_drain<RB: Body + Unpin>(
     limit: usize,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    while let Poll::Ready(progress) = body.poll_peek(cx, limit) {
-        if progress == Progress::Done {
-            return Poll::Ready(());
-        }
-    }
-    if !has_timer(patience) {
-        // Another executor: no timer to trust in, so no wait.
+    // Without a timer, in another executor, there is nothing to trust in, so no wait.
+    if body.poll_peek(cx, limit).is_ready() || !has_timer(patience) {
         return Poll::Ready(());
     }
     poll_patience(patience, DRAIN_PATIENCE, cx)

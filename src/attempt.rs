@@ -1,58 +1,23 @@
 //! [`Snapshot`]: a request's head, kept so that it can be sent again with another credential.
 
+use std::fmt;
+use std::mem;
+
 use bytes::{Buf, Bytes};
 use http::header::{HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request, uri};
 
-/// The head as the caller sent it.
+/// The head as the caller sent it: its URI and headers, written one after the other into one buffer.
 ///
 /// It is taken before the inner service sees the request, so nothing that an inner layer adds gets into the
 /// second attempt.
 ///
-/// Most snapshots are dropped unused, so taking one writes to memory that was used before, and thawing pays the rest.
-#[derive(Debug)]
-pub(crate) struct Snapshot {
-    /// `None` while it is dropped.
-    head: Option<Box<Frozen>>,
-}
-
-impl Snapshot {
-    #[inline]
-    pub(crate) fn of(head: &request::Parts) -> Self {
-        let mut frozen = spare::take();
-        frozen.freeze(head);
-        Self { head: Some(frozen) }
-    }
-
-    /// The head again, without the header `without`.
-    pub(crate) fn thaw(mut self, without: Option<&HeaderName>) -> request::Parts {
-        let mut head = self.head.take().expect(THERE).thaw();
-        without.map(|name| head.headers.remove(name));
-        head
-    }
-
-    /// The URI alone.
-    pub(crate) fn uri(&self) -> Uri {
-        self.head.as_ref().expect(THERE).uri()
-    }
-}
-
-impl Drop for Snapshot {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(frozen) = self.head.take() {
-            spare::put(frozen);
-        }
-    }
-}
-
-/// A head whose URI and headers are written one after the other into one buffer.
-///
 /// Cloning a `HeaderMap` allocates for the map and, most often, for every custom name and value; cloning a `Uri`
-/// counts in memory that others count in.
+/// counts in memory that others count in. Most snapshots are dropped unused, so taking one writes to memory that was used
+/// before, and thawing pays the rest.
 #[derive(Default)]
-struct Frozen {
+pub(crate) struct Snapshot {
     method: Method,
     version: Version,
     scheme: Option<Scheme>,
@@ -80,13 +45,12 @@ fn prefix(name: &[u8], value: &HeaderValue) -> u64 {
     (name.len() as u64) << 48 | mark | value.len() as u64
 }
 
-const THERE: &str = "a snapshot is used up once";
-
 const AS_FROZEN: &str = "it was valid when frozen";
 
-impl Frozen {
+impl Snapshot {
+    /// Takes it of this head, in place of what it was before.
     #[inline]
-    fn freeze(&mut self, head: &request::Parts) {
+    pub(crate) fn take(&mut self, head: &request::Parts) {
         if self.method != head.method {
             self.method = head.method.clone();
         }
@@ -110,19 +74,22 @@ impl Frozen {
                 self.is_secret = is_secret;
                 return;
             }
-            spare::grow(&mut self.buffer);
+            grow(&mut self.buffer);
         }
     }
 
-    fn thaw(self) -> request::Parts {
+    /// The head again, without the header `without`. Nothing of it is left here.
+    pub(crate) fn thaw(&mut self, without: Option<&HeaderName>) -> request::Parts {
+        let uri = self.uri();
+        let Self { method, version, extensions, buffer, path, end, .. } = mem::take(self);
         let mut head = Request::new(()).into_parts().0;
-        head.uri = self.uri();
-        head.version = self.version;
-        head.method = self.method;
-        head.extensions = self.extensions;
-        let mut rest = Bytes::from(self.buffer);
-        rest.truncate(self.end);
-        rest.advance(self.path);
+        head.uri = uri;
+        head.version = version;
+        head.method = method;
+        head.extensions = extensions;
+        let mut rest = Bytes::from(buffer);
+        rest.truncate(end);
+        rest.advance(path);
         while !rest.is_empty() {
             let prefix = rest.get_u64_ne();
             // Lossless: both lengths came from a `usize`.
@@ -133,10 +100,12 @@ impl Frozen {
             value.set_sensitive(prefix & SENSITIVE != 0);
             head.headers.append(name, value);
         }
+        without.map(|name| head.headers.remove(name));
         head
     }
 
-    fn uri(&self) -> Uri {
+    /// The URI alone.
+    pub(crate) fn uri(&self) -> Uri {
         let (authority, path) = self.buffer[..self.path].split_at(self.authority);
         let mut parts = uri::Parts::default();
         parts.scheme = self.scheme.clone();
@@ -148,6 +117,29 @@ impl Frozen {
         }
         Uri::from_parts(parts).expect(AS_FROZEN)
     }
+
+    /// Lets go of what it holds, but for its memory; returns whether that is small enough to be kept. Whatever is in it
+    /// stays there, if it is no secret: to write over it costs nothing, to clear it would.
+    #[inline]
+    pub(crate) fn forget(&mut self) -> bool {
+        // They are the caller's, and may hold on to anything.
+        drop(mem::take(&mut self.extensions));
+        if mem::take(&mut self.is_secret) {
+            self.buffer[..self.end].fill(0);
+        }
+        self.buffer.len() <= LARGEST
+    }
+}
+
+/// The size of a new buffer, in bytes: enough for many heads.
+const SMALLEST: usize = 1024;
+
+/// The size of the largest buffer that is kept, in bytes: more than most heads have.
+const LARGEST: usize = 8 * 1024;
+
+#[cold]
+fn grow(buffer: &mut Vec<u8>) {
+    buffer.resize((2 * buffer.len()).max(SMALLEST), 0);
 }
 
 /// As `copy_from_slice`. Most names and values are so short that a call costs more than some pieces that overlap.
@@ -187,63 +179,10 @@ fn write(headers: &HeaderMap, mut to: &mut [u8]) -> Option<(usize, bool)> {
     Some((room - to.len(), marks & SENSITIVE != 0))
 }
 
-/// Heads that were used before, a few for each thread.
-mod spare {
-    use std::cell::RefCell;
-    use std::mem;
-
-    use super::Frozen;
-
-    /// Calls that are under way at once on one thread, and that find one.
-    const KEPT: usize = 32;
-
-    /// The size of a new buffer, in bytes: enough for many heads.
-    const SMALLEST: usize = 1024;
-
-    /// The size of the largest buffer that is kept, in bytes: more than most heads have.
-    const LARGEST: usize = 8 * 1024;
-
-    thread_local! {
-        #[expect(clippy::vec_box, reason = "they are taken out as they are, and the calls hold boxes")]
-        static HEADS: RefCell<Vec<Box<Frozen>>> = const { RefCell::new(Vec::new()) };
-    }
-
-    /// One whose buffer has whatever is in it: writing over that costs nothing, clearing it would.
-    #[inline]
-    pub(super) fn take() -> Box<Frozen> {
-        // While the thread ends, there is none.
-        HEADS.try_with(|heads| heads.borrow_mut().pop()).ok().flatten().unwrap_or_default()
-    }
-
-    #[cold]
-    pub(super) fn grow(buffer: &mut Vec<u8>) {
-        buffer.resize((2 * buffer.len()).max(SMALLEST), 0);
-    }
-
-    #[inline]
-    pub(super) fn put(mut head: Box<Frozen>) {
-        if head.buffer.len() > LARGEST {
-            return;
-        }
-        // They are the caller's, and may hold on to anything.
-        drop(mem::take(&mut head.extensions));
-        if head.is_secret {
-            let end = head.end;
-            head.buffer[..end].fill(0);
-        }
-        let _ = HEADS.try_with(|heads| {
-            let mut heads = heads.borrow_mut();
-            if heads.len() < KEPT {
-                heads.push(head);
-            }
-        });
-    }
-}
-
-impl std::fmt::Debug for Frozen {
+impl fmt::Debug for Snapshot {
     /// Values may be secrets of the caller.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Frozen").field("bytes", &self.end).finish_non_exhaustive()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("bytes", &self.end).finish_non_exhaustive()
     }
 }
 
@@ -254,7 +193,9 @@ mod tests {
     use super::*;
 
     fn snapshot(request: &Request<()>) -> Snapshot {
-        Snapshot::of(&request.clone().into_parts().0)
+        let mut snapshot = Snapshot::default();
+        snapshot.take(&request.clone().into_parts().0);
+        snapshot
     }
 
     #[test]

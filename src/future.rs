@@ -12,10 +12,11 @@ use pin_project::{pin_project, pinned_drop};
 use tower_service::Service;
 
 use crate::answer::{Answer, Peeking};
-use crate::body::{PeekBody, ReplayBody};
+use crate::body::{PeekBody, ReplayBody, Rewind};
 use crate::call::Call;
 use crate::classify::Decision;
 use crate::error::{BoxError, Error};
+use crate::pooled::Pooled;
 use crate::preference::Slot;
 use crate::provider::{AuthProvider, CredentialFuture};
 use crate::second::{Second, Way};
@@ -39,7 +40,9 @@ where
     RB: Body,
 {
     pub(crate) base: Arc<Base<S, P, E>>,
-    pub(crate) call: Call<B>,
+    pub(crate) call: Pooled,
+    /// The way back to the start of the request's body, if a second attempt may follow.
+    pub(crate) rewind: Option<Rewind<B>>,
     #[pin]
     pub(crate) state: State<S, S::Future, B, RB>,
 }
@@ -106,12 +109,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let (call, base) = (this.call, &**this.base);
+        let (call, rewind, base) = (&mut **this.call, this.rewind, &**this.base);
         let shared = &*base.shared;
         let policy = &shared.policy;
         loop {
             let StateProj::Attempt { response } = this.state.as_mut().project() else {
-                match ready!(wait(this.state.as_mut().project(), cx, base, call)) {
+                match ready!(wait(this.state.as_mut().project(), cx, base, call, rewind)) {
                     Waited::For(next) => this.state.set(next),
                     Waited::End(end) => {
                         this.state.set(State::Done);
@@ -120,42 +123,42 @@ where
                 }
                 continue;
             };
-            let polled = if call.ledger.is_watched() {
-                call.ledger.enter(|| response.poll(cx))
+            let polled = if call.ledger().is_watched() {
+                call.ledger().enter(|| response.poll(cx))
             } else {
                 // Not through a closure, which would move the response once more.
                 response.poll(cx)
             };
-            let mut answer = match polled {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(response)) => Answer::new(response),
-                Poll::Ready(Err(error)) => {
-                    call.fail(policy);
+            let mut answer = match ready!(polled) {
+                Ok(response) => Answer::new(response),
+                Err(error) => {
+                    call.fail(policy, rewind);
                     this.state.set(State::Done);
                     return Poll::Ready(Err(error.into()));
                 }
             };
             // The inner service's future goes before its answer is looked at.
             this.state.set(State::Done);
-            if !call.is_signed() {
-                call.finish(policy, &mut answer);
-                return Poll::Ready(Ok(answer.into_response()));
-            }
-            let mut decision = policy.classifier.head(&answer.head);
-            if decision == Decision::Inspect && call.may_peek && policy.may_inspect(&answer.head) {
-                let mut peeking = Peeking::default();
-                match answer.poll_decision(cx, policy, &mut peeking) {
-                    Poll::Ready(decided) => decision = decided,
-                    Poll::Pending => {
-                        this.state.set(State::Peek { peek: Some(Box::new((answer, peeking))) });
-                        return Poll::Pending;
+            if call.is_signed() {
+                let mut decision = policy.classifier.head(&answer.head);
+                if decision == Decision::Inspect && call.may_peek() && policy.may_inspect(&answer.head) {
+                    let mut peeking = Peeking::default();
+                    match answer.poll_decision(cx, policy, &mut peeking) {
+                        Poll::Ready(decided) => decision = decided,
+                        Poll::Pending => {
+                            this.state.set(State::Peek { peek: Some(Box::new((answer, peeking))) });
+                            return Poll::Pending;
+                        }
                     }
                 }
+                if !call.conclude(shared, &mut answer, decision, rewind) {
+                    this.state.set(State::second(answer));
+                    continue;
+                }
+            } else {
+                call.finish(policy, &mut answer, rewind);
             }
-            if call.conclude(shared, &mut answer, decision) {
-                return Poll::Ready(Ok(answer.into_response()));
-            }
-            this.state.set(State::second(answer));
+            return Poll::Ready(Ok(answer.into_response()));
         }
     }
 }
@@ -173,7 +176,8 @@ fn wait<S, P, E, B, RB>(
     state: StateProj<'_, S, S::Future, B, RB>,
     cx: &mut Context<'_>,
     base: &Base<S, P, E>,
-    call: &mut Call<B>,
+    call: &mut Call,
+    rewind: &mut Option<Rewind<B>>,
 ) -> Poll<Waited<S, B, RB>>
 where
     S: Service<Request<ReplayBody<B>>, Response = Response<RB>> + Clone,
@@ -194,9 +198,10 @@ where
             match given {
                 Ok(credential) => {
                     let FirstCredential { mut inner, slot, mut head, body, .. } = *first;
-                    let body = call.begin(policy, slot, credential, &mut head, body);
+                    let (body, way_back) = call.begin_with(policy, slot, credential, &mut head, body);
+                    *rewind = way_back;
                     let request = Request::from_parts(head, body);
-                    Waited::For(State::Attempt { response: call.ledger.enter(|| inner.call(request)) })
+                    Waited::For(State::Attempt { response: call.ledger().enter(|| inner.call(request)) })
                 }
                 Err(error) => match call.turn_to_other(policy, first.slot, error) {
                     Ok(other) => {
@@ -205,7 +210,7 @@ where
                         Waited::For(State::FirstCredential { waiting: Some(first) })
                     }
                     Err(error) => {
-                        call.fail(policy);
+                        call.fail(policy, rewind);
                         Waited::End(Err(error.into()))
                     }
                 },
@@ -216,7 +221,7 @@ where
             let (answer, peeking) = &mut **peek.as_mut().expect(TAKEN);
             let decision = ready!(answer.poll_decision(cx, policy, peeking));
             let (mut answer, _) = *peek.take().expect(TAKEN);
-            if call.conclude(shared, &mut answer, decision) {
+            if call.conclude(shared, &mut answer, decision, rewind) {
                 Waited::End(Ok(answer.into_response()))
             } else {
                 Waited::For(State::second(answer))
@@ -225,13 +230,13 @@ where
 
         StateProj::Second { second } => {
             let second = second.as_mut().expect(TAKEN);
-            match ready!(second.poll(cx, call, base)) {
+            match ready!(second.poll(cx, call, rewind, base)) {
                 Way::Send(mut inner, request) => {
-                    Waited::For(State::Attempt { response: call.ledger.enter(|| inner.call(request)) })
+                    Waited::For(State::Attempt { response: call.ledger().enter(|| inner.call(request)) })
                 }
                 Way::Back(refused) => Waited::End(Ok(refused.into_response())),
                 Way::Failed(error) => {
-                    call.fail(policy);
+                    call.fail(policy, rewind);
                     Waited::End(Err(error))
                 }
             }
@@ -251,7 +256,7 @@ where
 {
     fn drop(self: Pin<&mut Self>) {
         let this = self.project();
-        this.call.ledger.give_up(&this.base.shared.policy.live.stats);
+        this.call.ledger().give_up(&this.base.shared.policy.live.stats);
     }
 }
 

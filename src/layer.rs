@@ -231,16 +231,23 @@ pub(crate) struct Shared<P, E> {
     pub(crate) policy: Policy,
 }
 
+impl<P, E> Shared<P, E> {
+    /// The slot's credential, if there is only one.
+    #[inline]
+    pub(crate) fn fixed(&self, slot: Slot) -> Option<&Credential> {
+        self.fixed[slot as usize].as_ref().map(|fixed| fixed.own())
+    }
+}
+
 impl<P: AuthProvider, E: AuthProvider> Shared<P, E> {
     /// The slot's credential for a request with this head.
-    #[inline]
     pub(crate) fn credential(&self, slot: Slot, head: &request::Parts) -> CredentialFuture
     where
         P: 'static,
         E: 'static,
     {
-        match &self.fixed[slot as usize] {
-            Some(fixed) => CredentialFuture::ready(Ok(fixed.own().clone())),
+        match self.fixed(slot) {
+            Some(fixed) => CredentialFuture::ready(Ok(fixed.clone())),
             None => self.provider(slot).credential(head),
         }
     }

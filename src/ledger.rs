@@ -12,6 +12,7 @@ use crate::report::Stats;
 
 /// Writes each fact of a call where it belongs: into its [`Outcome`], the counts of the layer, and the ears of
 /// observers.
+#[derive(Default)]
 pub(crate) struct Ledger {
     outcome: SoFar,
     watch: Watch,
@@ -23,13 +24,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn begin(policy: &Policy, method: &Method, uri: &Uri) -> Self {
-        Self {
-            outcome: SoFar::default(),
-            watch: Watch::begin(&policy.observers, method, uri),
-            under_way: None,
-            is_unclear: false,
-            has_ended: false,
+    /// A call begins.
+    #[inline]
+    pub(crate) fn begin(&mut self, policy: &Policy, method: &Method, uri: &Uri) {
+        if !policy.observers.is_empty() {
+            self.watch = Watch::begin(&policy.observers, method, uri);
         }
     }
 

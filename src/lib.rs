@@ -102,6 +102,7 @@ pub mod observe;
 mod origin;
 mod outcome;
 mod policy;
+mod pooled;
 mod preference;
 pub mod provider;
 mod report;

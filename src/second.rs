@@ -10,7 +10,7 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use crate::answer::{Answer, poll_drain};
-use crate::body::ReplayBody;
+use crate::body::{ReplayBody, Rewind};
 use crate::call::Call;
 use crate::credential::Credential;
 use crate::error::BoxError;
@@ -68,7 +68,8 @@ where
     pub(crate) fn poll<P, E>(
         &mut self,
         cx: &mut Context<'_>,
-        call: &mut Call<B>,
+        call: &mut Call,
+        rewind: &mut Option<Rewind<B>>,
         base: &Base<S, P, E>,
     ) -> Poll<Way<S, B, RB>>
     where
@@ -80,9 +81,9 @@ where
         let shared = &*base.shared;
         let policy = &shared.policy;
         let Self { refused, step } = self;
-        let back = |call: &mut Call<B>, refused: &mut Option<Answer<RB>>, reason: NoReplay| {
+        let back = |call: &mut Call, rewind: &mut _, refused: &mut Option<Answer<RB>>, reason| {
             let mut refused = refused.take().expect(TAKEN);
-            call.refuse(policy, &mut refused, reason);
+            call.refuse(policy, &mut refused, reason, rewind);
             Poll::Ready(Way::Back(refused))
         };
         loop {
@@ -90,16 +91,16 @@ where
                 Step::Drain { patience } => {
                     let draining = &mut refused.as_mut().expect(TAKEN).body;
                     ready!(poll_drain(draining, patience, policy.inspect_limit, cx));
-                    let head = call.second_head(policy);
-                    Step::Credential { credential: shared.credential(call.next, &head), head: Some(head) }
+                    let head = call.second_head(shared);
+                    Step::Credential { credential: shared.credential(call.next(), &head), head: Some(head) }
                 }
 
                 Step::Credential { credential, head } => {
                     let given = ready!(Pin::new(credential).poll(cx));
-                    match call.accept_other(policy, given) {
+                    match call.accept_other(shared, given) {
                         Ok(credential) => {
                             let mut head = head.take().expect(TAKEN);
-                            policy.put(call.next, &credential, &mut head.headers);
+                            policy.put(call.next(), &credential, &mut head.headers);
                             Step::Ready {
                                 inner: Some(base.inner()),
                                 head: Some(head),
@@ -107,7 +108,7 @@ where
                                 credential: Some(credential),
                             }
                         }
-                        Err(reason) => return back(call, refused, reason),
+                        Err(reason) => return back(call, rewind, refused, reason),
                     }
                 }
 
@@ -115,16 +116,16 @@ where
                     let readiness = inner.as_mut().expect(TAKEN).poll_ready(cx);
                     if let Poll::Ready(Err(error)) = readiness {
                         if refused.is_some() {
-                            return back(call, refused, NoReplay::InnerNotReady);
+                            return back(call, rewind, refused, NoReplay::InnerNotReady);
                         }
                         return Poll::Ready(Way::Failed(error.into()));
                     }
                     // Only now: up to here the refusal might have become the answer, and taking the body over
                     // may cut off what is left of it.
                     if body.is_none() {
-                        match call.take_body() {
+                        match rewind.take().expect(TAKEN).rewind() {
                             Ok(taken) => *body = Some(taken),
-                            Err(reason) => return back(call, refused, reason),
+                            Err(reason) => return back(call, rewind, refused, reason.into()),
                         }
                     }
                     if readiness.is_pending() {

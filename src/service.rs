@@ -10,11 +10,12 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::body::{PeekBody, ReplayBody};
-use crate::call::{Call, Start};
+use crate::call::Start;
 use crate::error::BoxError;
 use crate::future::{FirstCredential, ResponseFuture, State};
 use crate::layer::Shared;
 use crate::policy::is_for_a_proxy;
+use crate::pooled::Pooled;
 use crate::provider::AuthProvider;
 
 /// A client that sends each request with one credential and, if that is refused, with the other.
@@ -82,17 +83,20 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let base = Arc::clone(&self.base);
         let shared = &*base.shared;
-        let mut call = Call::new(&shared.policy, &request);
+        let mut pooled = Pooled::take();
+        let call = &mut *pooled;
+        call.open(&shared.policy, &request);
         let is_for_a_proxy = is_for_a_proxy(&request);
         let (mut head, body) = request.into_parts();
+        let mut way_back = None;
         let state = match call.start(shared, is_for_a_proxy, &mut head, body) {
-            Start::Send(body) => {
-                let request = Request::from_parts(head, body);
-                let response = if call.ledger.is_watched() {
-                    call.ledger.enter(|| self.inner.call(request))
+            Start::Send(body, rewind) => {
+                way_back = rewind;
+                // Put together in each branch, since a request is long to move.
+                let response = if call.ledger().is_watched() {
+                    call.ledger().enter(|| self.inner.call(Request::from_parts(head, body)))
                 } else {
-                    // Not through a closure, which would move the request once more.
-                    self.inner.call(request)
+                    self.inner.call(Request::from_parts(head, body))
                 };
                 State::Attempt { response }
             }
@@ -109,7 +113,7 @@ where
                 State::Failed { error: Some(error) }
             }
         };
-        ResponseFuture { base, call, state }
+        ResponseFuture { base, call: pooled, rewind: way_back, state }
     }
 }
 

@@ -7,6 +7,5 @@ mod source;
 mod tee;
 
 pub use peek::PeekBody;
-pub(crate) use peek::Progress;
 pub use replay::{ReplayBody, Rewind};
 pub use tee::CannotRewind;

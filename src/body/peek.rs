@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::source::into_bytes_frame;
+use super::source::{into_bytes, into_bytes_frame};
 
 /// The response body that the caller gets.
 ///
@@ -37,15 +37,6 @@ struct More {
 
 /// Nothing in here is pinned in place: the inner body is `Unpin`, and an error is only ever moved.
 impl<B: Body + Unpin> Unpin for PeekBody<B> {}
-
-/// What a step of peeking brought.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Progress {
-    /// Another frame was seen; there may be more within the limit.
-    More,
-    /// The limit is reached, or the body has ended, or failed: nothing more will be looked at.
-    Done,
-}
 
 impl<B: Body> PeekBody<B> {
     pub(crate) fn new(body: B) -> Self {
@@ -81,37 +72,37 @@ impl<B: Body> PeekBody<B> {
 }
 
 impl<B: Body + Unpin> PeekBody<B> {
-    /// Reads one more frame, to be looked at, as long as fewer than `limit` bytes have been seen.
-    pub(crate) fn poll_peek(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Progress> {
-        let Some(rest) = &mut self.rest else { return Poll::Ready(Progress::Done) };
-        // Not asked where the end is known already: a poll behind it costs a trip to the connection task.
-        if rest.is_end_stream() {
-            self.rest = None;
-            return Poll::Ready(Progress::Done);
-        }
-        if self.seen >= limit || self.tail.is_some() {
-            return Poll::Ready(Progress::Done);
-        }
-        let Some(frame) = ready!(Pin::new(rest).poll_frame(cx)) else {
-            self.rest = None;
-            return Poll::Ready(Progress::Done);
-        };
-        match frame.map(into_bytes_frame).map(Frame::into_data) {
-            Ok(Ok(data)) => self.keep(data, limit),
-            Ok(Err(other)) => {
-                // Nothing may follow trailers (RFC 9110, 6.5); something may follow a frame of a kind that
-                // nobody has thought of yet.
-                if other.is_trailers() {
-                    self.rest = None;
-                }
-                self.tail = Some(Box::new(Ok(other)));
-            }
-            Err(error) => {
+    /// Reads on, to be looked at, until `limit` bytes have been seen, or the end, or an error.
+    pub(crate) fn poll_peek(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
+        while let Some(rest) = &mut self.rest {
+            // Not asked where the end is known already: a poll behind it costs a trip to the connection task.
+            if rest.is_end_stream() {
                 self.rest = None;
-                self.tail = Some(Box::new(Err(error)));
+                break;
+            }
+            if self.seen >= limit || self.tail.is_some() {
+                break;
+            }
+            match ready!(Pin::new(rest).poll_frame(cx)) {
+                None => self.rest = None,
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.keep(into_bytes(data), limit),
+                    Err(other) => {
+                        // Nothing may follow trailers (RFC 9110, 6.5); something may follow a frame of a kind that
+                        // nobody has thought of yet.
+                        if other.is_trailers() {
+                            self.rest = None;
+                        }
+                        self.tail = Some(Box::new(Ok(into_bytes_frame(other))));
+                    }
+                },
+                Some(Err(error)) => {
+                    self.rest = None;
+                    self.tail = Some(Box::new(Err(error)));
+                }
             }
         }
-        Poll::Ready(Progress::More)
+        Poll::Ready(())
     }
 
     fn keep(&mut self, data: Bytes, limit: usize) {
@@ -218,7 +209,7 @@ mod tests {
 
     fn peek<B: Body + Unpin>(body: &mut PeekBody<B>, limit: usize) {
         let mut cx = Context::from_waker(Waker::noop());
-        while body.poll_peek(&mut cx, limit) == Poll::Ready(Progress::More) {}
+        assert!(body.poll_peek(&mut cx, limit).is_ready());
     }
 
     #[tokio::test]

@@ -2,14 +2,13 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::source::{Source, into_bytes_frame};
+use super::source::{Source, into_bytes, into_bytes_frame};
 use super::tee::{CannotRewind, Passed, Sender, Taker, tee};
 use crate::error::BoxError;
 
@@ -69,10 +68,10 @@ enum Kind<B> {
     Memory(Option<Bytes>),
     Stream(Box<Source<B>>),
     Rewindable(Sender<B>),
-    /// Another attempt sends the rest.
-    Taken {
-        is_told: bool,
-    },
+    /// Another attempt sends the rest. That is still to be told, by an error.
+    Taken,
+    /// That was told.
+    Told,
 }
 
 impl<B> ReplayBody<B>
@@ -89,23 +88,23 @@ where
         }
         let length = body.size_hint().exact();
         // Whoever sends it polls it again, with a waker of its own. So nobody needs to be woken here.
-        let first = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Some(first)) => first.map(into_bytes_frame).map_err(Into::into),
+        let ahead = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    let content = into_bytes(data);
+                    if body.is_end_stream() && length.is_none_or(|length| length == content.len() as u64) {
+                        return Self::from_content(content);
+                    }
+                    Ok(Frame::data(content))
+                }
+                Err(other) => Ok(into_bytes_frame(other)),
+            },
+            Poll::Ready(Some(Err(error))) => Err(error.into()),
             Poll::Ready(None) if length.is_none_or(|length| length == 0) => return Self::default(),
             // Pending, or shorter than it said. The second is for whoever sends it to find out.
             Poll::Ready(None) | Poll::Pending => {
                 return Self { kind: Kind::Stream(Box::new(Source::new(body, length))) };
             }
-        };
-        let ahead = match first.map(Frame::into_data) {
-            Ok(Ok(content))
-                if body.is_end_stream() && length.is_none_or(|length| length == content.len() as u64) =>
-            {
-                return Self::from_content(content);
-            }
-            Ok(Ok(data)) => Ok(Frame::data(data)),
-            Ok(Err(other)) => Ok(other),
-            Err(error) => Err(error),
         };
         Self { kind: Kind::Stream(Box::new(Source::read_ahead(ahead, body, length))) }
     }
@@ -127,7 +126,7 @@ where
                 let (sender, taker) = tee(source, limit);
                 (Self { kind: Kind::Rewindable(sender) }, Rewind(RewindKind::Stream(taker)))
             }
-            Kind::Rewindable(_) | Kind::Taken { .. } => (self, Rewind(RewindKind::AlreadyRewindable)),
+            Kind::Rewindable(_) | Kind::Taken | Kind::Told => (self, Rewind(RewindKind::AlreadyRewindable)),
         }
     }
 }
@@ -230,12 +229,14 @@ where
                 Kind::Rewindable(sender) => match sender.poll_frame(cx) {
                     Passed::Frame(frame) => return frame,
                     Passed::LetGo(source) => Kind::Stream(source),
-                    Passed::Taken => Kind::Taken { is_told: sender.is_end_stream() },
+                    Passed::Taken if sender.is_end_stream() => Kind::Told,
+                    Passed::Taken => Kind::Taken,
                 },
-                Kind::Taken { is_told } => {
-                    let was_told = mem::replace(is_told, true);
-                    return Poll::Ready((!was_told).then(|| Err(TakenOver::new().into())));
+                Kind::Taken => {
+                    self.kind = Kind::Told;
+                    return Poll::Ready(Some(Err(TakenOver::new().into())));
                 }
+                Kind::Told => return Poll::Ready(None),
             };
         }
     }
@@ -245,7 +246,8 @@ where
             Kind::Memory(content) => content.is_none(),
             Kind::Stream(source) => source.is_end_stream(),
             Kind::Rewindable(sender) => sender.is_end_stream(),
-            Kind::Taken { is_told } => *is_told,
+            Kind::Taken => false,
+            Kind::Told => true,
         }
     }
 
@@ -255,7 +257,7 @@ where
             Kind::Memory(content) => SizeHint::with_exact(content.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Stream(source) => source.size_hint(),
             Kind::Rewindable(sender) => sender.size_hint(),
-            Kind::Taken { .. } => SizeHint::default(),
+            Kind::Taken | Kind::Told => SizeHint::default(),
         }
     }
 }
@@ -307,7 +309,7 @@ impl<B> fmt::Debug for ReplayBody<B> {
             Kind::Memory(_) => "memory",
             Kind::Stream(_) => "stream",
             Kind::Rewindable(_) => "rewindable stream",
-            Kind::Taken { .. } => "taken over",
+            Kind::Taken | Kind::Told => "taken over",
         };
         f.debug_struct("ReplayBody").field("kind", &kind).finish_non_exhaustive()
     }

@@ -129,7 +129,12 @@ where
     }
 }
 
-/// Takes a frame's data as one `Bytes`. For data that is `Bytes` already, nothing is copied.
+/// A frame whose data is one [`Bytes`].
 pub(super) fn into_bytes_frame<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
-    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+    frame.map_data(into_bytes)
+}
+
+/// Takes data as one [`Bytes`]. If it is that already, nothing is copied.
+pub(super) fn into_bytes<D: Buf>(mut data: D) -> Bytes {
+    data.copy_to_bytes(data.remaining())
 }

@@ -22,11 +22,16 @@ struct Watchers {
 }
 
 impl Watch {
+    /// With observers. There is no need of it without.
+    #[cold]
     pub(crate) fn begin(observers: &[Arc<dyn Observe>], method: &Method, uri: &Uri) -> Self {
-        Self((!observers.is_empty()).then(|| {
-            let observers = observers.iter().map(|observer| observer.call(method, uri)).collect();
-            Box::new(Watchers { observers, started: Instant::now(), sent: None, took: Duration::ZERO })
-        }))
+        let observers = observers.iter().map(|observer| observer.call(method, uri)).collect();
+        Self(Some(Box::new(Watchers {
+            observers,
+            started: Instant::now(),
+            sent: None,
+            took: Duration::ZERO,
+        })))
     }
 
     #[inline]

@@ -31,19 +31,24 @@ struct Line([AtomicU64; 8]);
 
 impl Resources {
     /// `slot` has answered for it. Only the primary's answer makes it one of these.
+    #[inline]
     pub(super) fn answered(&self, hash: u64, slot: Slot) {
         // One hash in 2^63 shares its place with another.
         let hash = (hash & !BY_FALLBACK).max(2);
+        let is_by_primary = self.made().enumerate().any(|(nth, lines)| line(lines, nth, hash).holds(hash));
         match slot {
-            Slot::Primary => self.put(hash),
-            Slot::Fallback => self.mark(hash),
+            Slot::Primary if !is_by_primary => self.put(hash),
+            Slot::Fallback if is_by_primary => self.mark(hash),
+            // Nothing that is not known: nearly always.
+            Slot::Primary | Slot::Fallback => {}
         }
     }
 
+    #[cold]
     fn put(&self, hash: u64) {
         for (nth, table) in self.tables.iter().enumerate() {
             let table = table.get_or_init(|| (0..LINES[nth]).map(|_| Line::default()).collect());
-            for place in places(table, nth, hash) {
+            for place in &line(table, nth, hash).0 {
                 let known = match place.load(Ordering::Relaxed) {
                     0 => place
                         .compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed)
@@ -61,16 +66,12 @@ impl Resources {
         self.is_full.store(true, Ordering::Relaxed);
     }
 
+    #[cold]
     fn mark(&self, hash: u64) {
-        for (nth, table) in self.made().enumerate() {
-            for place in places(table, nth, hash) {
-                match place.load(Ordering::Relaxed) {
-                    0 => return,
-                    known if known == hash => return place.store(hash | BY_FALLBACK, Ordering::Relaxed),
-                    known if known == hash | BY_FALLBACK => return,
-                    _ => {}
-                }
-            }
+        let lines = self.made().enumerate().map(|(nth, lines)| line(lines, nth, hash));
+        let mut places = lines.flat_map(|line| &line.0);
+        if let Some(place) = places.find(|place| place.load(Ordering::Relaxed) == hash) {
+            place.store(hash | BY_FALLBACK, Ordering::Relaxed);
         }
     }
 
@@ -91,14 +92,25 @@ impl Resources {
     }
 }
 
-/// The places that a hash may have in the nth table. Which line that is, and where the search in it begins, is told by bits
-/// of its own.
-fn places(table: &[Line], nth: usize, hash: u64) -> impl Iterator<Item = &AtomicU64> {
+/// The line that a hash has in the nth table, told by bits of its own.
+#[inline]
+fn line(table: &[Line], nth: usize, hash: u64) -> &Line {
     let bits = (hash >> (1 + 16 * nth)) as usize;
-    // Both numbers are powers of two.
-    let Line(places) = &table[bits & (table.len() - 1)];
-    let start = (hash >> 61) as usize;
-    (0..places.len()).map(move |step| &places[(start + step) % places.len()])
+    // The number of lines is a power of two.
+    &table[bits & (table.len() - 1)]
+}
+
+impl Line {
+    /// Whether exactly this is in one of its places.
+    ///
+    /// All of them are looked at, with no branch between: which of them it is, no processor can foretell, and a wrong guess
+    /// would have the call wait for the line to come. Hence the least difference, and no "or", which compilers turn into
+    /// branches.
+    #[inline]
+    fn holds(&self, hash: u64) -> bool {
+        let differences = self.0.iter().map(|place| place.load(Ordering::Relaxed) ^ hash);
+        differences.fold(u64::MAX, u64::min) == 0
+    }
 }
 
 #[cfg(test)]
