@@ -122,11 +122,12 @@ impl Snapshot {
     /// stays there, if it is no secret: to write over it costs nothing, to clear it would.
     #[inline]
     pub(crate) fn forget(&mut self) -> bool {
-        // They are the caller's, and may hold on to anything.
-        drop(mem::take(&mut self.extensions));
         if mem::take(&mut self.is_secret) {
             self.buffer[..self.end].fill(0);
         }
+        // They are the caller's, and may hold on to anything.
+        self.scheme = None;
+        drop(mem::take(&mut self.extensions));
         self.buffer.len() <= LARGEST
     }
 }

@@ -52,6 +52,7 @@ struct Facts {
     credential: Option<Credential>,
     head: Head,
 }
+
 /// What is kept of the request's head.
 enum Head {
     /// Nothing: no credential was sent.
