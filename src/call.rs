@@ -1,5 +1,6 @@
 //! [`Call`]: what is known of one call, and what follows from each answer.
 
+use std::borrow::Cow;
 use std::future::Future;
 
 use http::{Method, Request, Uri, request, response};
@@ -180,18 +181,16 @@ impl Call {
         }
         let body = ReplayBody::new(body);
         let slot = self.plan(policy, head, body.content());
-        if let Some(fixed) = shared.fixed(slot) {
-            let (body, rewind) = self.begin(policy, slot, fixed, head, body);
-            return Start::Send(body, rewind);
-        }
-        match shared.provider(slot).credential(head).at_hand() {
-            Ok(Ok(credential)) => {
-                let (body, rewind) = self.begin_with(policy, slot, credential, head, body);
-                Start::Send(body, rewind)
-            }
-            Ok(Err(error)) => Start::Wait(slot, CredentialFuture::ready(Err(error)), body),
-            Err(waiting) => Start::Wait(slot, waiting, body),
-        }
+        let credential = match shared.fixed(slot) {
+            Some(fixed) => Cow::Borrowed(fixed),
+            None => match shared.provider(slot).credential(head).at_hand() {
+                Ok(Ok(credential)) => Cow::Owned(credential),
+                Ok(Err(error)) => return Start::Wait(slot, CredentialFuture::ready(Err(error)), body),
+                Err(waiting) => return Start::Wait(slot, waiting, body),
+            },
+        };
+        let (body, rewind) = self.begin(policy, slot, credential, head, body);
+        Start::Send(body, rewind)
     }
 
     /// Says which slot comes first, and notes whether the other may follow.
@@ -253,12 +252,14 @@ impl Call {
     }
 
     /// The first attempt's head and body, and the way back to the body's start. Keeps what a second attempt needs.
+    ///
+    /// `credential` is borrowed if it is the slot's only one.
     #[inline]
-    fn begin<B>(
+    pub(crate) fn begin<B>(
         &mut self,
         policy: &Policy,
         slot: Slot,
-        credential: &Credential,
+        credential: Cow<'_, Credential>,
         head: &mut request::Parts,
         body: ReplayBody<B>,
     ) -> (ReplayBody<B>, Option<Rewind<B>>)
@@ -281,27 +282,12 @@ impl Call {
         {
             rule.remove(head);
         }
-        policy.put(slot, credential, &mut head.headers);
+        policy.put(slot, &credential, &mut head.headers);
         self.facts.ledger.sent(&policy.live.stats, slot, false);
         self.facts.sent = Some(slot);
-        begun
-    }
-
-    /// As [`begin`](Self::begin), with a credential that is not the slot's only one.
-    pub(crate) fn begin_with<B>(
-        &mut self,
-        policy: &Policy,
-        slot: Slot,
-        credential: Credential,
-        head: &mut request::Parts,
-        body: ReplayBody<B>,
-    ) -> (ReplayBody<B>, Option<Rewind<B>>)
-    where
-        B: Body + Unpin,
-        B::Error: Into<BoxError>,
-    {
-        let begun = self.begin(policy, slot, &credential, head, body);
-        self.facts.credential = Some(credential);
+        if let Cow::Owned(credential) = credential {
+            self.facts.credential = Some(credential);
+        }
         begun
     }
 

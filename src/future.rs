@@ -1,5 +1,6 @@
 //! [`ResponseFuture`]: one call, from its first credential to its one answer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -198,7 +199,7 @@ where
             match given {
                 Ok(credential) => {
                     let FirstCredential { mut inner, slot, mut head, body, .. } = *first;
-                    let (body, way_back) = call.begin_with(policy, slot, credential, &mut head, body);
+                    let (body, way_back) = call.begin(policy, slot, Cow::Owned(credential), &mut head, body);
                     *rewind = way_back;
                     let request = Request::from_parts(head, body);
                     Waited::For(State::Attempt { response: call.ledger().enter(|| inner.call(request)) })

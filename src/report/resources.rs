@@ -39,7 +39,7 @@ impl Resources {
         match slot {
             Slot::Primary if !is_by_primary => self.put(hash),
             Slot::Fallback if is_by_primary => self.mark(hash),
-            // Nothing that is not known: nearly always.
+            // It stands as it should: nearly always.
             Slot::Primary | Slot::Fallback => {}
         }
     }
