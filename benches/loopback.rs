@@ -1,8 +1,12 @@
 //! Real clients and a real server on one machine: calls per second and latency, before, during and after the move.
+//!
+//! Measured in several processes, one after the other: where the loader and the allocator put things stays the same while a
+//! process runs, and makes a difference as large as those which are looked for.
 
 mod common;
 
 use std::convert::Infallible;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,9 +29,13 @@ use tower::{Layer, Service, ServiceExt};
 use tower_credential_fallback::reqwest::FallbackMiddleware;
 use tower_credential_fallback::{Credential, CredentialFallbackLayer};
 
+/// An odd number, so that one of them is in the middle.
+const PROCESSES: usize = 9;
+/// Set in each of them.
+const IS_ONE_OF_THEM: &str = "LOOPBACK_PROCESS";
 const CALLERS: usize = 16;
-const ROUND: Duration = Duration::from_millis(200);
-const ROUNDS: usize = 60;
+const ROUND: Duration = Duration::from_millis(50);
+const ROUNDS: usize = 30;
 const BODY: usize = 4 * 1024;
 /// Each call is about one of these, at random. They move one after the other.
 const BOTS: usize = 1_000;
@@ -231,8 +239,8 @@ async fn round(call: &Call, url: &str) -> (f64, u64, Vec<f64>) {
     (took.len() as f64 / started.elapsed().as_secs_f64(), accepted, took)
 }
 
-/// Everybody in turn, round by round, each round beginning with another, so that all meet with the same noise. `moved` is the share of the bots that have
-/// moved by each round.
+/// Everybody in turn, in another order in each round, so that all meet with the same noise. `moved` is the share of the bots
+/// that have moved by each round. Rates and latencies are in ratio to the bare client's of the same kind.
 async fn phase(
     name: &str,
     server: &Server,
@@ -240,11 +248,12 @@ async fn phase(
     moved: impl Fn(usize) -> f64,
 ) -> Value {
     let mut seen: Vec<(Vec<f64>, Vec<f64>, u64, u64)> = ways.iter().map(|_| Default::default()).collect();
+    let mut order: Vec<_> = (0..ways.len()).collect();
     for nth in 0..ROUNDS {
         eprint!("\r{name}: round {} of {ROUNDS}  ", nth + 1);
         server.move_bots(moved(nth));
-        for turn in 0..ways.len() {
-            let way = (nth + turn) % ways.len();
+        fastrand::shuffle(&mut order);
+        for &way in &order {
             let ((_, call), (rates, took, requests, accepted)) = (&ways[way], &mut seen[way]);
             let before = server.requests.load(Ordering::Relaxed);
             let (rate, yes, each) = round(call, &server.url).await;
@@ -254,34 +263,35 @@ async fn phase(
             took.extend(each);
         }
     }
-    eprintln!();
-    let all_rates: Vec<_> = seen.iter().map(|(rates, ..)| rates.clone()).collect();
-    // Round by round, with the bare client of the same kind: what disturbs a round disturbs both.
-    let beside_bare = |name: &str, rates: &[f64]| {
+    seen.iter_mut().for_each(|(_, took, ..)| took.sort_by(f64::total_cmp));
+    let rows = ways.iter().zip(&seen).map(|((name, _), (rates, took, requests, accepted))| {
         let bare = format!("{}: bare", name.split(':').next().unwrap_or_default());
         let bare = ways.iter().position(|(name, _)| *name == bare).expect("each kind has a bare client");
-        common::median(rates.iter().zip(&all_rates[bare]).map(|(rate, bare)| rate / bare).collect())
-    };
-    let rows = ways.iter().zip(seen).map(|((name, _), (rates, mut took, requests, accepted))| {
-        took.sort_by(f64::total_cmp);
-        let calls = took.len();
+        let (bare_rates, bare_took, ..) = &seen[bare];
+        // Round by round: what disturbs a round disturbs both.
+        let per_second = rates.iter().zip(bare_rates).map(|(rate, bare)| rate / bare).collect();
+        let within = |took: &[f64], percent: usize| took[took.len() * percent / 100];
+        let latency = |percent| within(took, percent) / within(bare_took, percent);
         json!({
             "way": name,
-            "per_second": beside_bare(name, &rates),
-            "median_us": took[calls / 2],
-            "p99_us": took[calls * 99 / 100],
-            "requests_per_call": requests as f64 / calls as f64,
-            "accepted": accepted as f64 / calls as f64,
+            "per_second": common::median(per_second),
+            "latency_50": latency(50),
+            "latency_99": latency(99),
+            "requests_per_call": *requests as f64 / took.len() as f64,
+            "accepted": *accepted as f64 / took.len() as f64,
         })
     });
     Value::Array(rows.collect())
 }
 
+/// What one process sees of the three phases.
 #[tokio::main(worker_threads = 2)]
-async fn main() {
+async fn measure() -> Value {
     let server = Server::start().await;
     let ways: Vec<(&'static str, Call)> = vec![
         ("hyper: bare", hyper_bare()),
+        // What differs between these two is noise.
+        ("hyper: bare, another", hyper_bare()),
         ("hyper: ours", hyper_ours()),
         ("hyper: recipe", hyper_recipe()),
         ("reqwest: bare", reqwest(reqwest::Client::new().into(), Some(common::OLD))),
@@ -292,11 +302,62 @@ async fn main() {
     let during = phase("during the move", &server, &ways, |nth| (nth + 1) as f64 / ROUNDS as f64).await;
     let after = phase("after the move", &server, &ways, |_| 1.0).await;
     for row in [&before, &during, &after].into_iter().filter_map(Value::as_array).flatten() {
-        let is_bare = row["way"].as_str().is_some_and(|way| way.ends_with("bare"));
+        let is_bare = row["way"].as_str().is_some_and(|way| way.contains("bare"));
         assert!(is_bare || row["accepted"] == 1.0, "it has to find the way: {row}");
     }
+    json!({ "before": before, "during": during, "after": after })
+}
+
+/// Starts this program once more, and waits for what it has measured.
+fn measured_apart() -> Value {
+    let program = std::env::current_exe().expect("a program knows itself");
+    let process = Command::new(program).env(IS_ONE_OF_THEM, "1").stderr(Stdio::inherit()).output();
+    let process = process.expect("it can be started");
+    assert!(process.status.success(), "a process failed: {}", process.status);
+    serde_json::from_slice(&process.stdout).expect("it prints JSON, and nothing else")
+}
+
+/// The medians of a phase's rows, and the least and the most of their rates.
+fn middle(processes: &[Value], phase: &str) -> Value {
+    let rows = processes[0][phase].as_array().expect("a phase has rows").iter().enumerate();
+    let rows = rows.map(|(nth, row)| {
+        let all = |field: &str| -> Vec<f64> {
+            processes.iter().filter_map(|process| process[phase][nth][field].as_f64()).collect()
+        };
+        let rates = all("per_second");
+        let mut middle = row.clone();
+        for (field, value) in middle.as_object_mut().expect("a row is an object") {
+            if value.is_number() {
+                *value = common::median(all(field)).into();
+            }
+        }
+        middle["least"] = rates.iter().copied().fold(f64::INFINITY, f64::min).into();
+        middle["most"] = rates.iter().copied().fold(0.0, f64::max).into();
+        middle
+    });
+    Value::Array(rows.collect())
+}
+
+fn main() {
+    if std::env::var_os(IS_ONE_OF_THEM).is_some() {
+        println!("{}", measure());
+        return;
+    }
+    let processes: Vec<_> = (1..=PROCESSES)
+        .map(|nth| {
+            eprintln!("process {nth} of {PROCESSES}");
+            let seen = measured_apart();
+            eprintln!();
+            seen
+        })
+        .collect();
     common::save(
         "loopback",
-        &json!({ "callers": CALLERS, "body": BODY, "bots": BOTS, "before": before, "during": during, "after": after }),
+        &json!({
+            "processes": PROCESSES, "callers": CALLERS, "body": BODY, "bots": BOTS,
+            "before": middle(&processes, "before"),
+            "during": middle(&processes, "during"),
+            "after": middle(&processes, "after"),
+        }),
     );
 }

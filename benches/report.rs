@@ -287,33 +287,29 @@ fn token_reads(page: &mut String, token: &Value) -> std::fmt::Result {
 fn loopback_tables(page: &mut String, loopback: &Value) -> std::fmt::Result {
     writeln!(
         page,
-        "## Loopback: real clients and a real server\n\n{} callers, bodies of {} bytes, HTTP/1.1; {} bots, of which each call asks one. Ratios are to the bare client of the same kind and phase, whose calls are refused for what has moved.\n",
-        loopback["callers"], loopback["body"], loopback["bots"]
+        "## Loopback: real clients and a real server\n\n{} callers, bodies of {} bytes, HTTP/1.1; {} bots, of which each call asks one. Ratios are to the bare client of the same kind and phase, whose calls are refused for what has moved. They are medians of {} processes, between the least and the most that one of them saw; *bare, another* is a second client like the first, and shows what the noise is.\n",
+        loopback["callers"], loopback["body"], loopback["bots"], loopback["processes"]
     )?;
     for (phase, title) in
         [("before", "Before the move"), ("during", "During the move"), ("after", "After the move")]
     {
         writeln!(
             page,
-            "| {title} | calls per second | median latency | 99 % | requests per call | calls accepted |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+            "| {title} | calls per second | least – most | median latency | 99 % | requests per call | calls accepted |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
         )?;
-        let rows = loopback[phase].as_array().map(Vec::as_slice).unwrap_or_default();
-        for row in rows {
-            let way = row["way"].as_str().unwrap_or_default();
-            let kind = way.split(':').next().unwrap_or_default();
-            let bare = rows.iter().find(|row| row["way"] == format!("{kind}: bare"));
-            let ratio = |field: &str| {
-                let of = |row: &Value| row[field].as_f64().unwrap_or(f64::NAN);
-                of(row) / bare.map_or(f64::NAN, of)
-            };
+        for row in loopback[phase].as_array().map(Vec::as_slice).unwrap_or_default() {
+            let number = |field: &str| row[field].as_f64().unwrap_or(f64::NAN);
             writeln!(
                 page,
-                "| {way} | {:.3} | {:.2} | {:.2} | {:.2} | {:.2} |",
-                ratio("per_second"),
-                ratio("median_us"),
-                ratio("p99_us"),
-                row["requests_per_call"].as_f64().unwrap_or(f64::NAN),
-                row["accepted"].as_f64().unwrap_or(f64::NAN)
+                "| {} | {:.3} | {:.3} – {:.3} | {:.2} | {:.2} | {:.2} | {:.2} |",
+                row["way"].as_str().unwrap_or_default(),
+                number("per_second"),
+                number("least"),
+                number("most"),
+                number("latency_50"),
+                number("latency_99"),
+                number("requests_per_call"),
+                number("accepted")
             )?;
         }
         writeln!(page)?;
