@@ -4,6 +4,7 @@ mod kept;
 mod peek;
 mod replay;
 mod source;
+mod stream;
 mod tee;
 
 pub use peek::PeekBody;

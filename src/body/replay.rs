@@ -1,7 +1,7 @@
 //! [`ReplayBody`]: a request's body that can be sent a second time. [`Rewind`] is how.
 
-use std::error::Error as StdError;
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::source::{Source, into_bytes, into_bytes_frame};
-use super::tee::{CannotRewind, Passed, Sender, Taker, tee};
+use super::stream::Stream;
+use super::tee::{CannotRewind, Taker};
 use crate::error::BoxError;
 
 /// The request body that the layer hands to the inner service; of use by itself to whoever sends requests
@@ -63,15 +64,12 @@ pub struct ReplayBody<B> {
     kind: Kind<B>,
 }
 
+/// Two variants, and no more: so there is room for all of it in the memory of a `Bytes`. Clients hand requests on by moving them
+/// more than a dozen times.
 enum Kind<B> {
-    /// The whole content; `None` once it was handed out, or if there is none.
-    Memory(Option<Bytes>),
-    Stream(Box<Source<B>>),
-    Rewindable(Sender<B>),
-    /// Another attempt sends the rest. That is still to be told, by an error.
-    Taken,
-    /// That was told.
-    Told,
+    /// The whole content, which is empty once it was handed out.
+    Memory(Bytes),
+    Stream(Stream<B>),
 }
 
 impl<B> ReplayBody<B>
@@ -86,6 +84,7 @@ where
         if body.is_end_stream() {
             return Self::default();
         }
+        let stream = |source| Self { kind: Kind::Stream(Stream::Alone(Box::new(source))) };
         let length = body.size_hint().exact();
         // Whoever sends it polls it again, with a waker of its own. So nobody needs to be woken here.
         let ahead = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
@@ -93,7 +92,7 @@ where
                 Ok(data) => {
                     let content = into_bytes(data);
                     if body.is_end_stream() && length.is_none_or(|length| length == content.len() as u64) {
-                        return Self::from_content(content);
+                        return Self { kind: Kind::Memory(content) };
                     }
                     Ok(Frame::data(content))
                 }
@@ -102,11 +101,9 @@ where
             Poll::Ready(Some(Err(error))) => Err(error.into()),
             Poll::Ready(None) if length.is_none_or(|length| length == 0) => return Self::default(),
             // Pending, or shorter than it said. The second is for whoever sends it to find out.
-            Poll::Ready(None) | Poll::Pending => {
-                return Self { kind: Kind::Stream(Box::new(Source::new(body, length))) };
-            }
+            Poll::Ready(None) | Poll::Pending => return stream(Source::new(body, length)),
         };
-        Self { kind: Kind::Stream(Box::new(Source::read_ahead(ahead, body, length))) }
+        stream(Source::read_ahead(ahead, body, length))
     }
 
     /// Makes a body that can be sent again: keeps what passes, up to `limit` bytes of a streaming body.
@@ -122,11 +119,11 @@ where
                 let again = content.clone();
                 (self, Rewind(RewindKind::Memory(again)))
             }
-            Kind::Stream(source) => {
-                let (sender, taker) = tee(source, limit);
-                (Self { kind: Kind::Rewindable(sender) }, Rewind(RewindKind::Stream(taker)))
+            Kind::Stream(stream) => {
+                let (stream, taker) = stream.rewindable(limit);
+                let rewind = taker.map_or(RewindKind::AlreadyRewindable, RewindKind::Stream);
+                (Self { kind: Kind::Stream(stream) }, Rewind(rewind))
             }
-            Kind::Rewindable(_) | Kind::Taken | Kind::Told => (self, Rewind(RewindKind::AlreadyRewindable)),
         }
     }
 }
@@ -135,8 +132,8 @@ impl<B> ReplayBody<B> {
     /// What is still to be sent, if that is in memory.
     pub fn content(&self) -> Option<&[u8]> {
         match &self.kind {
-            Kind::Memory(content) => Some(content.as_deref().unwrap_or_default()),
-            _ => None,
+            Kind::Memory(content) => Some(content),
+            Kind::Stream(_) => None,
         }
     }
 
@@ -144,14 +141,9 @@ impl<B> ReplayBody<B> {
     #[cfg(feature = "reqwest")]
     pub(crate) fn into_content(self) -> Result<Bytes, Self> {
         match self.kind {
-            Kind::Memory(content) => Ok(content.unwrap_or_default()),
-            kind => Err(Self { kind }),
+            Kind::Memory(content) => Ok(content),
+            kind @ Kind::Stream(_) => Err(Self { kind }),
         }
-    }
-
-    /// A body that is this content and nothing else.
-    fn from_content(content: Bytes) -> Self {
-        Self { kind: Kind::Memory(Some(content).filter(|content| !content.is_empty())) }
     }
 }
 
@@ -165,7 +157,7 @@ impl<B> ReplayBody<B> {
 pub struct Rewind<B>(RewindKind<B>);
 
 enum RewindKind<B> {
-    Memory(Option<Bytes>),
+    Memory(Bytes),
     Stream(Taker<B>),
     /// Another `Rewind` has the right to take it over.
     AlreadyRewindable,
@@ -195,7 +187,9 @@ impl<B> Rewind<B> {
     pub fn rewind(self) -> Result<ReplayBody<B>, CannotRewind> {
         match self.0 {
             RewindKind::Memory(content) => Ok(ReplayBody { kind: Kind::Memory(content) }),
-            RewindKind::Stream(taker) => taker.take().map(|source| ReplayBody { kind: Kind::Stream(source) }),
+            RewindKind::Stream(taker) => {
+                taker.take().map(|source| ReplayBody { kind: Kind::Stream(Stream::Alone(source)) })
+            }
             RewindKind::AlreadyRewindable => Err(CannotRewind::AlreadyRewindable),
         }
     }
@@ -220,44 +214,27 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        loop {
-            self.kind = match &mut self.kind {
-                Kind::Memory(content) => {
-                    return Poll::Ready(content.take().map(|content| Ok(Frame::data(content))));
-                }
-                Kind::Stream(source) => return source.poll_frame(cx),
-                Kind::Rewindable(sender) => match sender.poll_frame(cx) {
-                    Passed::Frame(frame) => return frame,
-                    Passed::LetGo(source) => Kind::Stream(source),
-                    Passed::Taken if sender.is_end_stream() => Kind::Told,
-                    Passed::Taken => Kind::Taken,
-                },
-                Kind::Taken => {
-                    self.kind = Kind::Told;
-                    return Poll::Ready(Some(Err(TakenOver::new().into())));
-                }
-                Kind::Told => return Poll::Ready(None),
-            };
+        match &mut self.kind {
+            Kind::Memory(content) => {
+                let content = mem::take(content);
+                Poll::Ready((!content.is_empty()).then(|| Ok(Frame::data(content))))
+            }
+            Kind::Stream(stream) => stream.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Memory(content) => content.is_none(),
-            Kind::Stream(source) => source.is_end_stream(),
-            Kind::Rewindable(sender) => sender.is_end_stream(),
-            Kind::Taken => false,
-            Kind::Told => true,
+            Kind::Memory(content) => content.is_empty(),
+            Kind::Stream(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             // `usize` is no wider than `u64` on any platform of Rust.
-            Kind::Memory(content) => SizeHint::with_exact(content.as_ref().map_or(0, Bytes::len) as u64),
-            Kind::Stream(source) => source.size_hint(),
-            Kind::Rewindable(sender) => sender.size_hint(),
-            Kind::Taken | Kind::Told => SizeHint::default(),
+            Kind::Memory(content) => SizeHint::with_exact(content.len() as u64),
+            Kind::Stream(stream) => stream.size_hint(),
         }
     }
 }
@@ -265,40 +242,7 @@ where
 impl<B> Default for ReplayBody<B> {
     /// An empty body. tower-http's `FollowRedirect` asks for one.
     fn default() -> Self {
-        Self::from_content(Bytes::new())
-    }
-}
-
-/// What the first body ends in when the second takes over.
-#[derive(Debug)]
-struct TakenOver {
-    /// hyper resets a stream with the reason that it finds among the causes of a body's error.
-    #[cfg(feature = "http2")]
-    reset: h2::Error,
-}
-
-impl TakenOver {
-    fn new() -> Self {
-        Self {
-            // "The stream is no longer needed" (RFC 9113, 7).
-            #[cfg(feature = "http2")]
-            reset: h2::Reason::CANCEL.into(),
-        }
-    }
-}
-
-impl fmt::Display for TakenOver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request's body is being sent again from its start")
-    }
-}
-
-impl StdError for TakenOver {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        #[cfg(feature = "http2")]
-        return Some(&self.reset);
-        #[cfg(not(feature = "http2"))]
-        None
+        Self { kind: Kind::Memory(Bytes::new()) }
     }
 }
 
@@ -307,9 +251,7 @@ impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
             Kind::Memory(_) => "memory",
-            Kind::Stream(_) => "stream",
-            Kind::Rewindable(_) => "rewindable stream",
-            Kind::Taken | Kind::Told => "taken over",
+            Kind::Stream(stream) => stream.kind(),
         };
         f.debug_struct("ReplayBody").field("kind", &kind).finish_non_exhaustive()
     }

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body_util::{BodyExt, Empty, Full, StreamBody, channel::Channel};
 
 use super::*;
+use crate::body::stream::TakenOver;
 
 const LIMIT: usize = 1024;
 
@@ -305,7 +306,7 @@ fn what_was_kept_is_let_go_as_soon_as_nobody_needs_it_while_the_upload_goes_on()
         }
         assert!(piece.is_unique(), "still kept");
         assert!(poll(&mut first).is_pending());
-        assert!(matches!(first.kind, Kind::Stream(_)), "still behind a lock");
+        assert!(matches!(first.kind, Kind::Stream(Stream::Alone(_))), "still behind a lock");
         assert_eq!(next(&mut first), "two");
     }
 }
@@ -391,8 +392,13 @@ fn an_endless_stream_is_kept_within_its_limit() {
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x")))).boxed();
     let (mut first, rewind) = ReplayBody::new(StreamBody::new(endless)).rewindable(LIMIT);
     (0..10 * LIMIT).for_each(|_| drop(next(&mut first)));
-    assert!(matches!(first.kind, Kind::Stream(_)), "nothing is kept, and no lock is taken");
+    assert!(matches!(first.kind, Kind::Stream(Stream::Alone(_))), "nothing is kept, and no lock is taken");
     assert_eq!(rewind.hold().unwrap_err(), CannotRewind::TooLarge);
+}
+
+#[test]
+fn a_body_is_no_longer_to_move_than_its_content() {
+    assert_eq!(size_of::<ReplayBody<Full<Bytes>>>(), size_of::<Bytes>());
 }
 
 #[test]
