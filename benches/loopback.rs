@@ -34,8 +34,9 @@ const PROCESSES: usize = 9;
 /// Set in each of them.
 const IS_ONE_OF_THEM: &str = "LOOPBACK_PROCESS";
 const CALLERS: usize = 16;
-const ROUND: Duration = Duration::from_millis(50);
-const ROUNDS: usize = 30;
+/// Short, so that what disturbs one of them disturbs those beside it too.
+const ROUND: Duration = Duration::from_millis(25);
+const ROUNDS: usize = 100;
 const BODY: usize = 4 * 1024;
 /// Each call is about one of these, at random. They move one after the other.
 const BOTS: usize = 1_000;
