@@ -6,6 +6,8 @@
 mod common;
 
 use std::convert::Infallible;
+use std::f64::consts::PI;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -36,7 +38,8 @@ const IS_ONE_OF_THEM: &str = "LOOPBACK_PROCESS";
 const CALLERS: usize = 16;
 /// Short, so that what disturbs one of them disturbs those beside it too.
 const ROUND: Duration = Duration::from_millis(25);
-const ROUNDS: usize = 100;
+/// An odd number too.
+const ROUNDS: usize = 101;
 const BODY: usize = 4 * 1024;
 /// Each call is about one of these, at random. They move one after the other.
 const BOTS: usize = 1_000;
@@ -48,12 +51,12 @@ type Call = Arc<dyn Fn(String) -> BoxFuture<'static, bool> + Send + Sync>;
 struct Server {
     url: String,
     /// Bots of a lower number have moved.
-    moved: Arc<Apart<AtomicUsize>>,
+    moved: Arc<AtomicUsize>,
     requests: Arc<Apart<AtomicU64>>,
 }
 
-/// Alone in its cache lines: both threads write to it at every request, and nobody's client is to suffer from having been
-/// allocated beside it.
+/// Alone in its cache lines: the requests are counted by both threads, and nobody's client is to suffer from having been
+/// allocated beside that.
 #[derive(Default)]
 #[repr(align(128))]
 struct Apart<T>(T);
@@ -62,8 +65,7 @@ impl Server {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/v3/chat", listener.local_addr().expect("it is bound"));
-        let (bots_moved, requests) =
-            (Arc::<Apart<AtomicUsize>>::default(), Arc::<Apart<AtomicU64>>::default());
+        let (bots_moved, requests) = (Arc::<AtomicUsize>::default(), Arc::<Apart<AtomicU64>>::default());
         let (moved, count) = (Arc::clone(&bots_moved), Arc::clone(&requests));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -77,7 +79,7 @@ impl Server {
                         .and_then(bot_of)
                         .and_then(|bot| bot.parse().ok())
                         .expect("a bot");
-                    let right = if bot < moved.0.load(Ordering::Relaxed) { common::NEW } else { common::OLD };
+                    let right = if bot < moved.load(Ordering::Relaxed) { common::NEW } else { common::OLD };
                     let is_right = request.headers().get(AUTHORIZATION).is_some_and(|value| value == right);
                     async move {
                         let _ = request.into_body().collect().await;
@@ -99,7 +101,7 @@ impl Server {
     }
 
     fn move_bots(&self, share: f64) {
-        self.moved.0.store((BOTS as f64 * share) as usize, Ordering::Relaxed);
+        self.moved.store((BOTS as f64 * share) as usize, Ordering::Relaxed);
     }
 }
 
@@ -204,6 +206,7 @@ impl Chainer for Swap {
 fn reqwest(client: reqwest_middleware::ClientWithMiddleware, token: Option<&'static str>) -> Call {
     Arc::new(move |url| {
         let request = client.post(url).body(content());
+        let token = token.map(HeaderValue::from_static);
         let request = token.into_iter().fold(request, |request, token| request.header(AUTHORIZATION, token));
         Box::pin(async move {
             let response = request.send().await.expect("loopback");
@@ -247,54 +250,78 @@ async fn round(call: &Call, url: &str) -> (f64, u64, Vec<f64>) {
     (took.len() as f64 / started.elapsed().as_secs_f64(), accepted, took)
 }
 
+/// What one way has come to.
+#[derive(Default)]
+struct Seen {
+    /// Of each round, calls per second.
+    rates: Vec<f64>,
+    /// Of each call, microseconds.
+    took: Vec<f64>,
+    requests: u64,
+    accepted: u64,
+}
+
+impl Seen {
+    /// How long these many of a hundred calls took, at the most.
+    fn latency(&self, percent: usize) -> f64 {
+        self.took[self.took.len() * percent / 100]
+    }
+}
+
 /// Everybody in turn, in another order in each round, so that all meet with the same noise. `moved` is the share of the bots
-/// that have moved by each round. Rates and latencies are in ratio to the bare client's of the same kind.
+/// that have moved by each round. Rates and latencies are in ratio to the bare clients' of the same kind.
 async fn phase(
     name: &str,
     server: &Server,
     ways: &[(&'static str, Call)],
     moved: impl Fn(usize) -> f64,
 ) -> Value {
-    let mut seen: Vec<(Vec<f64>, Vec<f64>, u64, u64)> = ways.iter().map(|_| Default::default()).collect();
+    let mut seen: Vec<_> = ways.iter().map(|_| Seen::default()).collect();
     let mut order: Vec<_> = (0..ways.len()).collect();
     for nth in 0..ROUNDS {
         eprint!("\r{name}: round {} of {ROUNDS}  ", nth + 1);
         server.move_bots(moved(nth));
         fastrand::shuffle(&mut order);
         for &way in &order {
-            let ((_, call), (rates, took, requests, accepted)) = (&ways[way], &mut seen[way]);
+            let ((_, call), seen) = (&ways[way], &mut seen[way]);
             let before = server.requests.0.load(Ordering::Relaxed);
             let (rate, yes, each) = round(call, &server.url).await;
-            *requests += server.requests.0.load(Ordering::Relaxed) - before;
-            *accepted += yes;
-            rates.push(rate);
-            took.extend(each);
+            seen.requests += server.requests.0.load(Ordering::Relaxed) - before;
+            seen.accepted += yes;
+            seen.rates.push(rate);
+            seen.took.extend(each);
         }
     }
-    seen.iter_mut().for_each(|(_, took, ..)| took.sort_by(f64::total_cmp));
-    let rows = ways.iter().zip(&seen).map(|((name, _), (rates, took, requests, accepted))| {
+    seen.iter_mut().for_each(|seen| seen.took.sort_by(f64::total_cmp));
+    let rows = ways.iter().zip(&seen).map(|((name, _), way)| {
         let bare = format!("{}: bare", name.split(':').next().unwrap_or_default());
-        let bare = ways.iter().position(|(name, _)| *name == bare).expect("each kind has a bare client");
-        let (bare_rates, bare_took, ..) = &seen[bare];
-        // Round by round: what disturbs a round disturbs both.
-        let per_second = rates.iter().zip(bare_rates).map(|(rate, bare)| rate / bare).collect();
-        let within = |took: &[f64], percent: usize| took[took.len() * percent / 100];
-        let latency = |percent| within(took, percent) / within(bare_took, percent);
+        let all = ways.iter().zip(&seen);
+        let bare: Vec<_> =
+            all.filter(|((name, _), _)| name.starts_with(&bare)).map(|(_, seen)| seen).collect();
+        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / bare.len() as f64;
+        // Round by round: what disturbs a round disturbs all of them.
+        let rates = way.rates.iter().enumerate();
+        let per_second = rates.map(|(nth, rate)| rate / mean(&mut bare.iter().map(|bare| bare.rates[nth])));
+        let latency =
+            |percent| way.latency(percent) / mean(&mut bare.iter().map(|bare| bare.latency(percent)));
+        let calls = way.took.len() as f64;
         json!({
             "way": name,
-            "per_second": common::median(per_second),
+            "per_second": common::median(per_second.collect()),
             "latency_50": latency(50),
             "latency_99": latency(99),
-            "requests_per_call": *requests as f64 / took.len() as f64,
-            "accepted": *accepted as f64 / took.len() as f64,
+            "requests_per_call": way.requests as f64 / calls,
+            "accepted": way.accepted as f64 / calls,
         })
     });
     Value::Array(rows.collect())
 }
 
-const WAYS: [(&str, fn() -> Call); 7] = [
+type Make = fn() -> Call;
+
+const WAYS: [(&str, Make); 7] = [
     ("hyper: bare", hyper_bare),
-    // What differs between these two is noise.
+    // What differs between these two is noise. All others are compared with their mean.
     ("hyper: bare, another", hyper_bare),
     ("hyper: ours", hyper_ours),
     ("hyper: recipe", hyper_recipe),
@@ -324,15 +351,14 @@ async fn measure() -> Value {
 }
 
 /// Starts this program once more, and waits for what it has measured.
-fn measured_apart() -> Value {
-    let program = std::env::current_exe().expect("a program knows itself");
+fn measured_apart(program: &Path) -> Value {
     let process = Command::new(program).env(IS_ONE_OF_THEM, "1").stderr(Stdio::inherit()).output();
     let process = process.expect("it can be started");
     assert!(process.status.success(), "a process failed: {}", process.status);
     serde_json::from_slice(&process.stdout).expect("it prints JSON, and nothing else")
 }
 
-/// The medians of a phase's rows, and the least and the most of their rates.
+/// The medians of a phase's rows; of their rates also the least, the most, and the standard error.
 fn middle(processes: &[Value], phase: &str) -> Value {
     let rows = processes[0][phase].as_array().expect("a phase has rows").iter().enumerate();
     let rows = rows.map(|(nth, row)| {
@@ -348,6 +374,10 @@ fn middle(processes: &[Value], phase: &str) -> Value {
         }
         middle["least"] = rates.iter().copied().fold(f64::INFINITY, f64::min).into();
         middle["most"] = rates.iter().copied().fold(0.0, f64::max).into();
+        let (number, mean) = (rates.len() as f64, rates.iter().sum::<f64>() / rates.len() as f64);
+        let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / (number - 1.0);
+        // A median's error is that of a mean times the root of π/2.
+        middle["error"] = (PI / 2.0 * variance / number).sqrt().into();
         middle
     });
     Value::Array(rows.collect())
@@ -358,10 +388,11 @@ fn main() {
         println!("{}", measure());
         return;
     }
+    let program = std::env::current_exe().expect("a program knows itself");
     let processes: Vec<_> = (1..=PROCESSES)
         .map(|nth| {
             eprintln!("process {nth} of {PROCESSES}");
-            let seen = measured_apart();
+            let seen = measured_apart(&program);
             eprintln!();
             seen
         })

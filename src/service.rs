@@ -119,7 +119,7 @@ where
 
 impl<S: Clone, P, E> Clone for CredentialFallback<S, P, E> {
     fn clone(&self) -> Self {
-        // The inner service last, so that its clone is made where it belongs: clients are long to move.
+        // The inner service last, so that its clone can be made where it belongs: clients are long to move.
         let base = Arc::clone(&self.base);
         Self { inner: self.inner.clone(), base }
     }

@@ -64,8 +64,8 @@ pub struct ReplayBody<B> {
     kind: Kind<B>,
 }
 
-/// Two variants, and no more: so there is room for all of it in the memory of a `Bytes`. Clients hand requests on by moving them
-/// more than a dozen times.
+/// No larger than a `Bytes`, since clients move a request about many times: there is one value that a `Bytes` never takes,
+/// and that marks the other variant. A third would need a word of its own.
 enum Kind<B> {
     /// The whole content, which is empty once it was handed out.
     Memory(Bytes),

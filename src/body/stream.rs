@@ -11,6 +11,7 @@ use super::source::Source;
 use super::tee::{Passed, Sender, Taker, tee};
 use crate::error::BoxError;
 
+/// What is not in memory.
 pub(super) enum Stream<B> {
     /// Nobody else can have it.
     Alone(Box<Source<B>>),
