@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::f64::consts::PI;
 use std::path::Path;
@@ -52,20 +53,20 @@ struct Server {
     url: String,
     /// Bots of a lower number have moved.
     moved: Arc<AtomicUsize>,
-    requests: Arc<Apart<AtomicU64>>,
+    requests: Arc<Count>,
 }
 
 /// Alone in its cache lines: the requests are counted by both threads, and nobody's client is to suffer from having been
 /// allocated beside that.
 #[derive(Default)]
 #[repr(align(128))]
-struct Apart<T>(T);
+struct Count(AtomicU64);
 
 impl Server {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/v3/chat", listener.local_addr().expect("it is bound"));
-        let (bots_moved, requests) = (Arc::<AtomicUsize>::default(), Arc::<Apart<AtomicU64>>::default());
+        let (bots_moved, requests) = (Arc::<AtomicUsize>::default(), Arc::<Count>::default());
         let (moved, count) = (Arc::clone(&bots_moved), Arc::clone(&requests));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -268,6 +269,11 @@ impl Seen {
     }
 }
 
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let number = values.len() as f64;
+    values.sum::<f64>() / number
+}
+
 /// Everybody in turn, in another order in each round, so that all meet with the same noise. `moved` is the share of the bots
 /// that have moved by each round. Rates and latencies are in ratio to the bare clients' of the same kind.
 async fn phase(
@@ -298,12 +304,10 @@ async fn phase(
         let all = ways.iter().zip(&seen);
         let bare: Vec<_> =
             all.filter(|((name, _), _)| name.starts_with(&bare)).map(|(_, seen)| seen).collect();
-        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / bare.len() as f64;
         // Round by round: what disturbs a round disturbs all of them.
         let rates = way.rates.iter().enumerate();
-        let per_second = rates.map(|(nth, rate)| rate / mean(&mut bare.iter().map(|bare| bare.rates[nth])));
-        let latency =
-            |percent| way.latency(percent) / mean(&mut bare.iter().map(|bare| bare.latency(percent)));
+        let per_second = rates.map(|(nth, rate)| rate / mean(bare.iter().map(|bare| bare.rates[nth])));
+        let latency = |percent| way.latency(percent) / mean(bare.iter().map(|bare| bare.latency(percent)));
         let calls = way.took.len() as f64;
         json!({
             "way": name,
@@ -337,9 +341,8 @@ async fn measure() -> Value {
     let mut ways: Vec<_> = WAYS.into_iter().enumerate().collect();
     // Whoever comes first has another place in memory.
     fastrand::shuffle(&mut ways);
-    let mut ways: Vec<_> = ways.into_iter().map(|(nth, (name, make))| (nth, (name, make()))).collect();
-    ways.sort_by_key(|(nth, _)| *nth);
-    let ways: Vec<(&'static str, Call)> = ways.into_iter().map(|(_, way)| way).collect();
+    let ways: BTreeMap<_, _> = ways.into_iter().map(|(nth, (name, make))| (nth, (name, make()))).collect();
+    let ways: Vec<_> = ways.into_values().collect();
     let before = phase("before the move", &server, &ways, |_| 0.0).await;
     let during = phase("during the move", &server, &ways, |nth| (nth + 1) as f64 / ROUNDS as f64).await;
     let after = phase("after the move", &server, &ways, |_| 1.0).await;
@@ -374,10 +377,10 @@ fn middle(processes: &[Value], phase: &str) -> Value {
         }
         middle["least"] = rates.iter().copied().fold(f64::INFINITY, f64::min).into();
         middle["most"] = rates.iter().copied().fold(0.0, f64::max).into();
-        let (number, mean) = (rates.len() as f64, rates.iter().sum::<f64>() / rates.len() as f64);
-        let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / (number - 1.0);
+        let about = mean(rates.iter().copied());
+        let spread = mean(rates.iter().map(|rate| (rate - about).powi(2)));
         // A median's error is that of a mean times the root of π/2.
-        middle["error"] = (PI / 2.0 * variance / number).sqrt().into();
+        middle["error"] = (PI / 2.0 * spread / (rates.len() - 1) as f64).sqrt().into();
         middle
     });
     Value::Array(rows.collect())

@@ -190,14 +190,13 @@ fn budget(
     let share =
         |way: usize| [1, 2].map(|case| added(1, case) / added(way, case)).into_iter().fold(0.0, f64::max);
     let of_loopback = |phase: &str, way: &str, field: &str| {
-        let rows = loopback[phase].as_array().map(Vec::as_slice).unwrap_or_default();
-        let row = rows.iter().find(|row| row["way"] == way);
+        let row = rows(loopback, phase).iter().find(|row| row["way"] == way);
         row.and_then(|row| row[field].as_f64()).unwrap_or(f64::NAN)
     };
     let rate = |phase: &str, way: &str| of_loopback(phase, way, "per_second");
     let read = |nth: usize| token["reads"][nth]["ours"].as_f64().unwrap_or(f64::NAN);
     let more = allocations[&(1, 1)].saturating_sub(allocations[&(0, 1)]) as f64;
-    let rows = [
+    let asked = [
         ("allocations more than bare", 1.0, more, false),
         ("instructions added, of those that tower::retry adds", 0.4, share(2), false),
         ("instructions added, of those that the recipe adds", 0.15, share(3), false),
@@ -222,7 +221,7 @@ fn budget(
         "## Budget\n\nOf the success path with 4 KiB in memory, 7 dynamic headers and a JSON answer that is inspected.\n"
     )?;
     writeln!(page, "| | asked for | there is | |\n| --- | ---: | ---: | --- |")?;
-    for (what, limit, value, is_floor) in rows {
+    for (what, limit, value, is_floor) in asked {
         let holds = if is_floor { value >= limit } else { value <= limit };
         let (sign, verdict) =
             (if is_floor { "≥" } else { "≤" }, if holds { "holds" } else { "**falls short**" });
@@ -284,6 +283,11 @@ fn token_reads(page: &mut String, token: &Value) -> std::fmt::Result {
     )
 }
 
+/// What was measured in a phase, a row for each way.
+fn rows<'v>(loopback: &'v Value, phase: &str) -> &'v [Value] {
+    loopback[phase].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
 fn loopback_tables(page: &mut String, loopback: &Value) -> std::fmt::Result {
     writeln!(
         page,
@@ -297,7 +301,7 @@ fn loopback_tables(page: &mut String, loopback: &Value) -> std::fmt::Result {
             page,
             "| {title} | calls per second | least – most | median latency | 99 % | requests per call | calls accepted |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
         )?;
-        for row in loopback[phase].as_array().map(Vec::as_slice).unwrap_or_default() {
+        for row in rows(loopback, phase) {
             let number = |field: &str| row[field].as_f64().unwrap_or(f64::NAN);
             writeln!(
                 page,

@@ -84,7 +84,6 @@ where
         if body.is_end_stream() {
             return Self::default();
         }
-        let stream = |source| Self { kind: Kind::Stream(Stream::Alone(Box::new(source))) };
         let length = body.size_hint().exact();
         // Whoever sends it polls it again, with a waker of its own. So nobody needs to be woken here.
         let ahead = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
@@ -101,9 +100,9 @@ where
             Poll::Ready(Some(Err(error))) => Err(error.into()),
             Poll::Ready(None) if length.is_none_or(|length| length == 0) => return Self::default(),
             // Pending, or shorter than it said. The second is for whoever sends it to find out.
-            Poll::Ready(None) | Poll::Pending => return stream(Source::new(body, length)),
+            Poll::Ready(None) | Poll::Pending => return Self::from_source(Source::new(body, length).into()),
         };
-        stream(Source::read_ahead(ahead, body, length))
+        Self::from_source(Source::read_ahead(ahead, body, length).into())
     }
 
     /// Makes a body that can be sent again: keeps what passes, up to `limit` bytes of a streaming body.
@@ -144,6 +143,10 @@ impl<B> ReplayBody<B> {
             Kind::Memory(content) => Ok(content),
             kind @ Kind::Stream(_) => Err(Self { kind }),
         }
+    }
+
+    fn from_source(source: Box<Source<B>>) -> Self {
+        Self { kind: Kind::Stream(Stream::Alone(source)) }
     }
 }
 
@@ -187,9 +190,7 @@ impl<B> Rewind<B> {
     pub fn rewind(self) -> Result<ReplayBody<B>, CannotRewind> {
         match self.0 {
             RewindKind::Memory(content) => Ok(ReplayBody { kind: Kind::Memory(content) }),
-            RewindKind::Stream(taker) => {
-                taker.take().map(|source| ReplayBody { kind: Kind::Stream(Stream::Alone(source)) })
-            }
+            RewindKind::Stream(taker) => taker.take().map(ReplayBody::from_source),
             RewindKind::AlreadyRewindable => Err(CannotRewind::AlreadyRewindable),
         }
     }
