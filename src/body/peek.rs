@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,24 +16,30 @@ use super::source::{into_bytes, into_bytes_frame};
 /// If the layer looked at the answer, the frames it saw are handed on first, as they came; then comes the
 /// rest, or the error that ended it. If it did not look, this is the inner body and nothing more.
 pub struct PeekBody<B: Body> {
-    /// The first frame taken off and not yet handed on. Most answers that are looked at are one frame.
-    first: Option<Bytes>,
-    more: Option<Box<More>>,
-    /// Bytes seen while peeking.
-    seen: usize,
-    /// What was seen after them and is no data: trailers, or the error that it failed with.
-    tail: Option<Box<Result<Frame<Bytes>, B::Error>>>,
-    /// `None` once it was read to its end, so that its connection is released at once.
-    rest: Option<B>,
+    kind: Kind<B>,
 }
 
-/// What came after the first frame.
-#[derive(Default)]
-struct More {
+/// No larger than hyper's own body, since an answer is moved several times on its way to the caller.
+enum Kind<B: Body> {
+    /// Nothing of it is held here.
+    Untouched(B),
+    /// All of it, in one frame, which is empty once it was handed on. Nearly every answer that is looked at is this.
+    Whole(Bytes),
+    Seen(Box<Seen<B>>),
+}
+
+/// Any other that was looked at.
+struct Seen<B: Body> {
     /// Frames taken off and not yet handed on.
     queue: VecDeque<Bytes>,
-    /// The first and these in one piece: at most the inspect limit is copied.
+    /// These in one piece, if they are more than one: at most the inspect limit is copied.
     joined: Vec<u8>,
+    /// Bytes seen while peeking.
+    len: usize,
+    /// What was seen after them and is no data: trailers, or the error that it failed with.
+    tail: Option<Result<Frame<Bytes>, B::Error>>,
+    /// `None` once it was read to its end, so that its connection is released at once.
+    rest: Option<B>,
 }
 
 /// Nothing in here is pinned in place: the inner body is `Unpin`, and an error is only ever moved.
@@ -40,32 +47,53 @@ impl<B: Body + Unpin> Unpin for PeekBody<B> {}
 
 impl<B: Body> PeekBody<B> {
     pub(crate) fn new(body: B) -> Self {
-        Self { first: None, more: None, seen: 0, tail: None, rest: Some(body) }
+        Self { kind: Kind::Untouched(body) }
     }
 
     /// Whether all of it is held here and the connection behind it is free.
     pub(crate) fn is_whole(&self) -> bool {
-        self.rest.is_none()
+        match &self.kind {
+            Kind::Untouched(_) => false,
+            Kind::Whole(_) => true,
+            Kind::Seen(seen) => seen.rest.is_none(),
+        }
     }
 
     /// Whether this [`prefix`](Self::prefix) is all of the data, up to an end that was seen.
     pub(crate) fn is_all_of(&self, prefix: &[u8]) -> bool {
-        self.is_whole() && prefix.len() == self.seen && !matches!(self.tail.as_deref(), Some(Err(_)))
+        match &self.kind {
+            Kind::Untouched(_) => false,
+            Kind::Whole(content) => prefix.len() == content.len(),
+            Kind::Seen(seen) => {
+                seen.rest.is_none() && prefix.len() == seen.len && !matches!(seen.tail, Some(Err(_)))
+            }
+        }
     }
 
     /// The inner body, if nothing of it is held here.
     #[cfg(feature = "reqwest")]
-    pub(crate) fn take_untouched(&mut self) -> Option<B> {
-        let is_touched = self.first.is_some() || self.more.is_some() || self.tail.is_some();
-        self.rest.take_if(|_| !is_touched)
+    pub(crate) fn into_untouched(self) -> Result<B, Self> {
+        match self.kind {
+            Kind::Untouched(body) => Ok(body),
+            kind => Err(Self { kind }),
+        }
+    }
+
+    /// What is still to be handed on, if that is one frame and nothing else.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn into_content(self) -> Result<Bytes, Self> {
+        match self.kind {
+            Kind::Whole(content) => Ok(content),
+            kind => Err(Self { kind }),
+        }
     }
 
     /// The first bytes, `limit` at the most.
     pub(crate) fn prefix(&self, limit: usize) -> &[u8] {
-        let seen = match (&self.more, &self.first) {
-            (Some(more), _) => &more.joined[..],
-            (None, Some(first)) => &first[..],
-            (None, None) => &[],
+        let seen = match &self.kind {
+            Kind::Untouched(_) => &[],
+            Kind::Whole(content) => &content[..],
+            Kind::Seen(seen) => seen.bytes(),
         };
         &seen[..seen.len().min(limit)]
     }
@@ -74,53 +102,111 @@ impl<B: Body> PeekBody<B> {
 impl<B: Body + Unpin> PeekBody<B> {
     /// Reads on, to be looked at, until `limit` bytes have been seen, or the end, or an error.
     pub(crate) fn poll_peek(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
+        let body = match &mut self.kind {
+            Kind::Untouched(body) => body,
+            Kind::Whole(_) => return Poll::Ready(()),
+            Kind::Seen(seen) => return seen.poll_peek(cx, limit),
+        };
+        let mut whole = Bytes::new();
+        // Not asked where the end is known already: a poll behind it costs a trip to the connection task.
+        if !body.is_end_stream() {
+            if limit == 0 {
+                return Poll::Ready(());
+            }
+            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                None => {}
+                Some(Ok(frame)) if frame.is_data() && body.is_end_stream() => {
+                    whole = frame.into_data().map(into_bytes).unwrap_or_default();
+                }
+                Some(first) => return self.poll_seen(first, cx, limit),
+            }
+        }
+        self.kind = Kind::Whole(whole);
+        Poll::Ready(())
+    }
+
+    /// Reads on behind the first frame, with which the body does not seem to end.
+    #[cold]
+    fn poll_seen(
+        &mut self,
+        first: Result<Frame<B::Data>, B::Error>,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<()> {
+        if let Kind::Untouched(body) = mem::replace(&mut self.kind, Kind::Whole(Bytes::new())) {
+            let mut seen =
+                Seen { queue: VecDeque::new(), joined: Vec::new(), len: 0, tail: None, rest: Some(body) };
+            seen.keep(first, limit);
+            self.kind = Kind::Seen(Box::new(seen));
+        }
+        self.poll_peek(cx, limit)
+    }
+}
+
+impl<B: Body> Seen<B> {
+    fn bytes(&self) -> &[u8] {
+        match self.queue.front() {
+            Some(only) if self.joined.is_empty() => only,
+            _ => &self.joined,
+        }
+    }
+
+    fn keep(&mut self, frame: Result<Frame<B::Data>, B::Error>, limit: usize) {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => self.keep_data(into_bytes(data), limit),
+            Ok(Err(other)) => {
+                // Nothing may follow trailers (RFC 9110, 6.5); something may follow a frame of a kind that
+                // nobody has thought of yet.
+                if other.is_trailers() {
+                    self.rest = None;
+                }
+                self.tail = Some(Ok(into_bytes_frame(other)));
+            }
+            Err(error) => {
+                self.rest = None;
+                self.tail = Some(Err(error));
+            }
+        }
+    }
+
+    fn keep_data(&mut self, data: Bytes, limit: usize) {
+        if data.is_empty() {
+            return;
+        }
+        self.len = self.len.saturating_add(data.len());
+        if let Some(first) = self.queue.front() {
+            if self.joined.is_empty() {
+                self.joined.extend_from_slice(&first[..first.len().min(limit)]);
+            }
+            let room = limit.saturating_sub(self.joined.len());
+            self.joined.extend_from_slice(&data[..data.len().min(room)]);
+        }
+        self.queue.push_back(data);
+    }
+}
+
+impl<B: Body + Unpin> Seen<B> {
+    fn poll_peek(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
         while let Some(rest) = &mut self.rest {
-            // Not asked where the end is known already: a poll behind it costs a trip to the connection task.
             if rest.is_end_stream() {
                 self.rest = None;
                 break;
             }
-            if self.seen >= limit || self.tail.is_some() {
+            if self.len >= limit || self.tail.is_some() {
                 break;
             }
             match ready!(Pin::new(rest).poll_frame(cx)) {
                 None => self.rest = None,
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.keep(into_bytes(data), limit),
-                    Err(other) => {
-                        // Nothing may follow trailers (RFC 9110, 6.5); something may follow a frame of a kind that
-                        // nobody has thought of yet.
-                        if other.is_trailers() {
-                            self.rest = None;
-                        }
-                        self.tail = Some(Box::new(Ok(into_bytes_frame(other))));
-                    }
-                },
-                Some(Err(error)) => {
-                    self.rest = None;
-                    self.tail = Some(Box::new(Err(error)));
-                }
+                Some(frame) => self.keep(frame, limit),
             }
         }
         Poll::Ready(())
     }
 
-    fn keep(&mut self, data: Bytes, limit: usize) {
-        if data.is_empty() {
-            return;
-        }
-        self.seen = self.seen.saturating_add(data.len());
-        let Some(first) = &self.first else {
-            self.first = Some(data);
-            return;
-        };
-        let more = self.more.get_or_insert_default();
-        if more.joined.is_empty() {
-            more.joined.extend_from_slice(&first[..first.len().min(limit)]);
-        }
-        let room = limit.saturating_sub(more.joined.len());
-        more.joined.extend_from_slice(&data[..data.len().min(room)]);
-        more.queue.push_back(data);
+    /// The next frame that is held here.
+    fn pop(&mut self) -> Option<Result<Frame<Bytes>, B::Error>> {
+        self.joined = Vec::new();
+        self.queue.pop_front().map(|data| Ok(Frame::data(data))).or_else(|| self.tail.take())
     }
 }
 
@@ -132,38 +218,40 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
-        }
-        if let Some(more) = &mut self.more {
-            more.joined = Vec::new();
-            match more.queue.pop_front() {
-                Some(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                None => self.more = None,
+        let rest = match &mut self.kind {
+            Kind::Untouched(body) => body,
+            Kind::Whole(content) => {
+                let content = mem::take(content);
+                return Poll::Ready((!content.is_empty()).then(|| Ok(Frame::data(content))));
             }
-        }
-        if let Some(tail) = self.tail.take() {
-            return Poll::Ready(Some(*tail));
-        }
-        match &mut self.rest {
-            Some(rest) => {
-                Pin::new(rest).poll_frame(cx).map(|frame| frame.map(|frame| frame.map(into_bytes_frame)))
-            }
-            None => Poll::Ready(None),
-        }
+            Kind::Seen(seen) => match (seen.pop(), &mut seen.rest) {
+                (Some(frame), _) => return Poll::Ready(Some(frame)),
+                (None, Some(rest)) => rest,
+                (None, None) => return Poll::Ready(None),
+            },
+        };
+        Pin::new(rest).poll_frame(cx).map(|frame| frame.map(|frame| frame.map(into_bytes_frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none()
-            && self.more.as_ref().is_none_or(|more| more.queue.is_empty())
-            && self.tail.is_none()
-            && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        match &self.kind {
+            Kind::Untouched(body) => body.is_end_stream(),
+            Kind::Whole(content) => content.is_empty(),
+            Kind::Seen(seen) => {
+                let is_none_held = seen.queue.is_empty() && seen.tail.is_none();
+                is_none_held && seen.rest.as_ref().is_none_or(Body::is_end_stream)
+            }
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let more = self.more.iter().flat_map(|more| &more.queue);
-        let held = self.first.iter().chain(more).map(|data| data.len() as u64).sum();
-        match (&self.rest, self.tail.as_deref()) {
+        let seen = match &self.kind {
+            Kind::Untouched(body) => return body.size_hint(),
+            Kind::Whole(content) => return SizeHint::with_exact(content.len() as u64),
+            Kind::Seen(seen) => seen,
+        };
+        let held = seen.queue.iter().map(|data| data.len() as u64).sum();
+        match (&seen.rest, &seen.tail) {
             (Some(rest), _) => rest.size_hint() + SizeHint::with_exact(held),
             // How much the failed body still had to come is not known.
             (None, Some(Err(_))) => {
@@ -179,10 +267,12 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
 impl<B: Body> fmt::Debug for PeekBody<B> {
     /// The content is the server's answer and is not shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeekBody")
-            .field("seen", &self.seen)
-            .field("whole", &self.is_whole())
-            .finish_non_exhaustive()
+        let kind = match &self.kind {
+            Kind::Untouched(_) => "untouched",
+            Kind::Whole(_) => "whole",
+            Kind::Seen(_) => "seen in part",
+        };
+        f.debug_struct("PeekBody").field("kind", &kind).finish_non_exhaustive()
     }
 }
 
@@ -249,21 +339,23 @@ mod tests {
     #[test]
     fn looking_ends_at_the_limit_and_one_frame_is_not_copied() {
         let mut body = PeekBody::new(Full::new(Bytes::from(vec![1; 100_000])));
-        let before = match Pin::new(body.rest.as_mut().unwrap()).size_hint().exact() {
-            Some(before) => before,
-            None => unreachable!("a `Full` knows its length"),
-        };
         peek(&mut body, 8);
         assert_eq!(body.prefix(8), [1; 8]);
-        assert!(body.more.is_none());
-        assert!(body.is_whole());
-        assert_eq!(body.size_hint().exact(), Some(before));
+        assert!(matches!(body.kind, Kind::Whole(_)));
+        assert!(body.is_whole() && !body.is_all_of(body.prefix(8)) && body.is_all_of(body.prefix(100_000)));
+        assert_eq!(body.size_hint().exact(), Some(100_000));
 
         let mut endless = PeekBody::new(StreamBody::new(stream::repeat_with(|| data("12345"))));
         peek(&mut endless, 12);
         assert_eq!(endless.prefix(12), b"123451234512");
-        assert_eq!(endless.seen, 15);
+        assert!(matches!(&endless.kind, Kind::Seen(seen) if seen.len == 15));
         assert!(!endless.is_whole());
+    }
+
+    #[test]
+    fn it_is_no_larger_than_hypers_own_body() {
+        use hyper::body::Incoming;
+        assert_eq!(size_of::<PeekBody<Incoming>>(), size_of::<Incoming>());
     }
 
     #[test]

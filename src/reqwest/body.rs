@@ -15,8 +15,9 @@ impl From<ReplayBody<Body>> for Body {
 }
 
 impl From<PeekBody<Body>> for Body {
-    /// What was not looked at is reqwest's own body again.
-    fn from(mut body: PeekBody<Body>) -> Self {
-        body.take_untouched().unwrap_or_else(|| Self::wrap(body))
+    /// What was not looked at is reqwest's own body again; what is whole is one in memory.
+    fn from(body: PeekBody<Body>) -> Self {
+        let own = body.into_untouched().or_else(|body| body.into_content().map(Self::from));
+        own.unwrap_or_else(Self::wrap)
     }
 }
