@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 mod display;
-mod recent;
 mod resources;
 mod stats;
+mod tally;
 
-use recent::MINUTES;
 pub(crate) use stats::Stats;
 use stats::ago;
+use tally::MINUTES;
 
 use crate::classify::RejectionKind;
 use crate::outcome::NoReplay;
@@ -99,7 +99,7 @@ impl Report {
     pub(crate) fn new(order: Order, stats: &Stats, memory: &Memory) -> Self {
         let now = stats.now();
         let slot = |slot| SlotReport::new(stats, slot, now);
-        let [by_primary, by_fallback, in_vain] = stats.endings(now, MINUTES);
+        let [by_primary, by_fallback, in_vain] = stats.endings(now);
         Self {
             order,
             age: stats.started.elapsed(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::recent::{Ending, Recent};
 use super::resources::Resources;
+use super::tally::{MINUTE, Tally};
 use crate::classify::{Rejection, RejectionKind};
 use crate::lane::Lanes;
 use crate::outcome::NoReplay;
@@ -34,18 +34,13 @@ pub(crate) struct Stats {
 /// One thread's part. All of them have to be added up.
 #[derive(Default)]
 pub(super) struct Lane {
-    pub(super) recent: Recent,
-    pub(super) slots: [Accepted; 2],
+    /// For each slot.
+    accepted: [Tally; 2],
+    /// Calls that were refused by all that were asked, or failed.
+    in_vain: Tally,
 }
 
-#[derive(Default)]
-pub(super) struct Accepted {
-    pub(super) count: AtomicU64,
-    /// When it last was. See [`Stats::now`].
-    pub(super) last: AtomicU64,
-}
-
-/// What one credential has met with, but for acceptance. Each attempt is counted in a lane's [`Accepted`], or in one of the
+/// What one credential has met with, but for acceptance. Each attempt is counted as accepted in a lane, or in one of the
 /// first four.
 #[derive(Default)]
 pub(super) struct SlotStats {
@@ -80,17 +75,11 @@ impl Stats {
     }
 
     pub(crate) fn accepted(&self, slot: Slot, key: Option<u64>, is_needed: bool) {
-        let (lane, now) = (self.lanes.own(), self.now());
-        count(&lane.slots[slot as usize].count);
-        lane.slots[slot as usize].last.store(now, Ordering::Relaxed);
+        let now = self.now();
+        self.lanes.own().accepted[slot as usize].add(now);
         if is_needed {
             self.slot(slot).last_needed.store(now, Ordering::Relaxed);
         }
-        let ending = match slot {
-            Slot::Primary => Ending::ByPrimary,
-            Slot::Fallback => Ending::ByFallback,
-        };
-        lane.recent.add(minute(now), ending);
         // Last, since its line is seldom in a near cache: no atomic count behind it has to wait for that.
         if let Some(key) = key {
             self.resources.answered(key, slot);
@@ -152,7 +141,7 @@ impl Stats {
     }
 
     fn ended_in_vain(&self) {
-        self.lanes.own().recent.add(minute(self.now()), Ending::InVain);
+        self.lanes.own().in_vain.add(self.now());
     }
 
     pub(super) fn slot(&self, slot: Slot) -> &SlotStats {
@@ -161,30 +150,21 @@ impl Stats {
 
     /// How often it was accepted, and when it last was. See [`Stats::now`].
     pub(super) fn acceptances(&self, slot: Slot) -> (u64, u64) {
-        let each = self.lanes.iter().map(|lane| &lane.slots[slot as usize]);
-        each.fold((0, 0), |(count, last), lane| {
-            (count + lane.count.load(Ordering::Relaxed), last.max(lane.last.load(Ordering::Relaxed)))
-        })
+        let each = self.lanes.iter().map(|lane| &lane.accepted[slot as usize]);
+        each.fold((0, 0), |(count, last), tally| (count + tally.count(), last.max(tally.last())))
     }
 
     /// How calls ended in the last minutes: by the primary, by the fallback, in vain.
-    pub(super) fn endings(&self, now: u64, minutes: u32) -> [u64; 3] {
-        self.lanes
-            .iter()
-            .map(|lane| lane.recent.sum(minute(now), minutes))
-            .fold([0; 3], |all, lane| std::array::from_fn(|nth| all[nth] + lane[nth]))
+    pub(super) fn endings(&self, now: u64) -> [u64; 3] {
+        let sum = |tally: fn(&Lane) -> &Tally| self.lanes.iter().map(|lane| tally(lane).recent(now)).sum();
+        [sum(|lane| &lane.accepted[0]), sum(|lane| &lane.accepted[1]), sum(|lane| &lane.in_vain)]
     }
 
-    /// Milliseconds since the start, from 1: 0 stands for "never".
+    /// Milliseconds since a minute before the start: 0 stands for "never", and the first minute for none.
     pub(super) fn now(&self) -> u64 {
         let elapsed = self.started.elapsed();
-        elapsed.as_secs() * 1_000 + u64::from(elapsed.subsec_millis()) + 1
+        MINUTE + elapsed.as_secs() * 1_000 + u64::from(elapsed.subsec_millis())
     }
-}
-
-/// The minute of a time that [`Stats::now`] gave. It wraps after 8,000 years.
-fn minute(now: u64) -> u32 {
-    (now / 60_000) as u32
 }
 
 /// How long ago a time was that [`Stats::now`] gave; `None` for never.
