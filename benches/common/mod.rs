@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -89,20 +89,23 @@ pub const REFUSED: &str =
 pub const OLD: &str = "Bearer old-token-of-some-forty-characters-as-they-are";
 pub const NEW: &str = "Bearer new-token-of-some-forty-characters-as-they-are";
 
-/// Seven headers that were made at run time, as a client's are.
 pub fn request(case: Case) -> Request<Full<Bytes>> {
     let mut request = Request::post("https://api.example.com/v3/chat?conversation_id=7381365856095485412")
         .body(Full::new(Bytes::from(vec![b'x'; case.body])))
         .expect("a valid request");
-    for nth in 0..7 {
+    *request.headers_mut() = headers();
+    request
+}
+
+/// Seven of them, made at run time, as a client's are.
+pub fn headers() -> HeaderMap {
+    let header = |nth| {
         let name = format!("x-dynamic-header-{nth}");
         let value = format!("value {nth} of this request, made at run time");
-        request.headers_mut().insert(
-            HeaderName::from_bytes(name.as_bytes()).expect("a valid name"),
-            HeaderValue::from_str(&value).expect("a valid value"),
-        );
-    }
-    request
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a valid name");
+        (name, HeaderValue::from_str(&value).expect("a valid value"))
+    };
+    (0..7).map(header).collect()
 }
 
 /// Reads the request's body to its end, as a connection would, and answers. Allocates nothing but the answer.
@@ -143,7 +146,7 @@ where
     }
 }
 
-fn set(token: &'static str) -> SetRequestHeaderLayer<HeaderValue> {
+pub fn set(token: &'static str) -> SetRequestHeaderLayer<HeaderValue> {
     SetRequestHeaderLayer::overriding(AUTHORIZATION, HeaderValue::from_static(token))
 }
 
