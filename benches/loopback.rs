@@ -119,8 +119,7 @@ fn layer() -> CredentialFallbackLayer<Credential, Credential> {
 }
 
 fn content() -> Bytes {
-    static CONTENT: [u8; BODY] = [b'x'; BODY];
-    Bytes::from_static(&CONTENT)
+    Bytes::from(vec![b'x'; BODY])
 }
 
 fn request(url: &str) -> Request<Full<Bytes>> {
@@ -175,11 +174,12 @@ fn hyper_ours() -> Call {
 
 /// Clone, send, collect, parse, look at the code, send again with a second client.
 fn hyper_recipe() -> Call {
-    let (personal, enterprise) = (hyper(), hyper());
-    let [old, new] = [common::OLD, common::NEW].map(HeaderValue::from_static);
+    let (personal, old) = (hyper(), HeaderValue::from_static(common::OLD));
+    // Of no use before a refusal.
+    let second = Arc::new((hyper(), HeaderValue::from_static(common::NEW)));
     Arc::new(move |url| {
-        let (personal, enterprise) = (personal.clone(), enterprise.clone());
-        let (request, new) = (signed(&url, &old), new.clone());
+        let (personal, second) = (personal.clone(), Arc::clone(&second));
+        let request = signed(&url, &old);
         Box::pin(async move {
             let mut again = request.clone();
             let response = personal.oneshot(request).await.expect("loopback");
@@ -187,8 +187,9 @@ fn hyper_recipe() -> Call {
             let body = response.into_body().collect().await.expect("loopback").to_bytes();
             let code = serde_json::from_slice::<Value>(&body).ok().and_then(|json| json["code"].as_i64());
             if matches!(code, Some(4100 | 4101)) {
-                again.headers_mut().insert(AUTHORIZATION, new);
-                return is_accepted(enterprise, again).await;
+                let (enterprise, new) = &*second;
+                again.headers_mut().insert(AUTHORIZATION, new.clone());
+                return is_accepted(enterprise.clone(), again).await;
             }
             is_accepted_at_once
         })
@@ -211,7 +212,7 @@ impl Chainer for Swap {
         if response.status() != 401 || std::mem::replace(has_swapped, true) {
             return Ok(Some(response));
         }
-        request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(common::NEW));
+        request.headers_mut().insert(AUTHORIZATION, const { HeaderValue::from_static(common::NEW) });
         Ok(None)
     }
 }

@@ -183,7 +183,7 @@ impl<A, E> Policy<Request<Full<Bytes>>, Response<A>, E> for StatusOnly {
         let is_refused = result.as_ref().is_ok_and(|response| response.status() == StatusCode::UNAUTHORIZED);
         let is_old = request.headers().get(AUTHORIZATION).is_some_and(|value| value == OLD);
         (is_refused && is_old).then(|| {
-            request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static(NEW));
+            request.headers_mut().insert(AUTHORIZATION, const { HeaderValue::from_static(NEW) });
             ready(())
         })
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::iter;
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,7 +14,7 @@ use super::source::{into_bytes, into_bytes_frame};
 
 /// The response body that the caller gets.
 ///
-/// If the layer looked at the answer, the frames it saw are handed on first, as they came; then comes the
+/// If the layer looked at the answer, the frames it saw are handed on first, as they came, but for empty ones; then comes the
 /// rest, or the error that ended it. If it did not look, this is the inner body and nothing more.
 pub struct PeekBody<B: Body> {
     kind: Kind<B>,
@@ -23,16 +24,18 @@ pub struct PeekBody<B: Body> {
 enum Kind<B: Body> {
     /// Nothing of it is held here.
     Untouched(B),
-    /// All of it, in one frame, which is empty once it was handed on. Nearly every answer that is looked at is this.
+    /// All of it, in one frame, which is empty once it was handed on. Most answers that are looked at are this.
     Whole(Bytes),
+    /// Anything else that was looked at.
     Seen(Box<Seen<B>>),
 }
 
-/// Any other that was looked at.
 struct Seen<B: Body> {
-    /// Frames taken off and not yet handed on.
+    /// The first frame taken off and not yet handed on; empty if there is none.
+    first: Bytes,
+    /// Those behind it.
     queue: VecDeque<Bytes>,
-    /// These in one piece, if they are more than one: at most the inspect limit is copied.
+    /// All of these in one piece, if they are more than one: at most the inspect limit is copied.
     joined: Vec<u8>,
     /// Bytes seen while peeking.
     len: usize,
@@ -105,62 +108,83 @@ impl<B: Body + Unpin> PeekBody<B> {
         let body = match &mut self.kind {
             Kind::Untouched(body) => body,
             Kind::Whole(_) => return Poll::Ready(()),
-            Kind::Seen(seen) => return seen.poll_peek(cx, limit),
-        };
-        let mut whole = Bytes::new();
-        // Not asked where the end is known already: a poll behind it costs a trip to the connection task.
-        if !body.is_end_stream() {
-            if limit == 0 {
+            Kind::Seen(seen) => {
+                ready!(seen.poll_peek(cx, limit));
+                if let Some(whole) = seen.take_whole() {
+                    self.kind = Kind::Whole(whole);
+                }
                 return Poll::Ready(());
             }
-            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                None => {}
-                Some(Ok(frame)) if frame.is_data() && body.is_end_stream() => {
-                    whole = frame.into_data().map(into_bytes).unwrap_or_default();
+        };
+        let mut first = Bytes::new();
+        // Not asked where the end is known already: a poll behind it costs a trip to the connection task.
+        while !body.is_end_stream() {
+            if first.len() >= limit {
+                if !first.is_empty() {
+                    self.see(first, None, limit);
                 }
-                Some(first) => return self.poll_seen(first, cx, limit),
+                return Poll::Ready(());
             }
+            let next = match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(None) => break,
+                Poll::Ready(Some(Ok(frame))) if first.is_empty() => match frame.into_data() {
+                    Ok(data) => {
+                        first = into_bytes(data);
+                        continue;
+                    }
+                    Err(other) => Ok(other),
+                },
+                Poll::Ready(Some(next)) => next,
+                Poll::Pending => {
+                    if !first.is_empty() {
+                        self.see(first, None, limit);
+                    }
+                    return Poll::Pending;
+                }
+            };
+            self.see(first, Some(next), limit);
+            return self.poll_peek(cx, limit);
         }
-        self.kind = Kind::Whole(whole);
+        self.kind = Kind::Whole(first);
         Poll::Ready(())
     }
 
-    /// Reads on behind the first frame, with which the body does not seem to end.
+    /// Takes note of the first frame, with which the body does not end, and of the next, if that is there.
     #[cold]
-    fn poll_seen(
-        &mut self,
-        first: Result<Frame<B::Data>, B::Error>,
-        cx: &mut Context<'_>,
-        limit: usize,
-    ) -> Poll<()> {
+    fn see(&mut self, first: Bytes, next: Option<Result<Frame<B::Data>, B::Error>>, limit: usize) {
+        let next = next.map(|frame| frame.map(into_bytes_frame));
         if let Kind::Untouched(body) = mem::replace(&mut self.kind, Kind::Whole(Bytes::new())) {
-            let mut seen =
-                Seen { queue: VecDeque::new(), joined: Vec::new(), len: 0, tail: None, rest: Some(body) };
-            seen.keep(first, limit);
+            let (len, queue, joined) = (first.len(), VecDeque::new(), Vec::new());
+            let mut seen = Seen { first, queue, joined, len, tail: None, rest: Some(body) };
+            if let Some(frame) = next {
+                seen.keep(frame, limit);
+            }
             self.kind = Kind::Seen(Box::new(seen));
         }
-        self.poll_peek(cx, limit)
     }
 }
 
 impl<B: Body> Seen<B> {
     fn bytes(&self) -> &[u8] {
-        match self.queue.front() {
-            Some(only) if self.joined.is_empty() => only,
-            _ => &self.joined,
-        }
+        if self.joined.is_empty() { &self.first } else { &self.joined }
     }
 
-    fn keep(&mut self, frame: Result<Frame<B::Data>, B::Error>, limit: usize) {
+    /// The content, if it is one frame and nothing else.
+    fn take_whole(&mut self) -> Option<Bytes> {
+        let is_whole = self.rest.is_none() && self.queue.is_empty() && self.tail.is_none();
+        is_whole.then(|| mem::take(&mut self.first))
+    }
+
+    fn keep(&mut self, frame: Result<Frame<Bytes>, B::Error>, limit: usize) {
         match frame.map(Frame::into_data) {
-            Ok(Ok(data)) => self.keep_data(into_bytes(data), limit),
+            Ok(Ok(data)) => self.keep_data(data, limit),
             Ok(Err(other)) => {
                 // Nothing may follow trailers (RFC 9110, 6.5); something may follow a frame of a kind that
                 // nobody has thought of yet.
                 if other.is_trailers() {
                     self.rest = None;
                 }
-                self.tail = Some(Ok(into_bytes_frame(other)));
+                self.tail = Some(Ok(other));
             }
             Err(error) => {
                 self.rest = None;
@@ -174,13 +198,15 @@ impl<B: Body> Seen<B> {
             return;
         }
         self.len = self.len.saturating_add(data.len());
-        if let Some(first) = self.queue.front() {
-            if self.joined.is_empty() {
-                self.joined.extend_from_slice(&first[..first.len().min(limit)]);
-            }
-            let room = limit.saturating_sub(self.joined.len());
-            self.joined.extend_from_slice(&data[..data.len().min(room)]);
+        if self.first.is_empty() {
+            self.first = data;
+            return;
         }
+        if self.joined.is_empty() {
+            self.joined.extend_from_slice(&self.first[..self.first.len().min(limit)]);
+        }
+        let room = limit.saturating_sub(self.joined.len());
+        self.joined.extend_from_slice(&data[..data.len().min(room)]);
         self.queue.push_back(data);
     }
 }
@@ -197,7 +223,7 @@ impl<B: Body + Unpin> Seen<B> {
             }
             match ready!(Pin::new(rest).poll_frame(cx)) {
                 None => self.rest = None,
-                Some(frame) => self.keep(frame, limit),
+                Some(frame) => self.keep(frame.map(into_bytes_frame), limit),
             }
         }
         Poll::Ready(())
@@ -206,7 +232,17 @@ impl<B: Body + Unpin> Seen<B> {
     /// The next frame that is held here.
     fn pop(&mut self) -> Option<Result<Frame<Bytes>, B::Error>> {
         self.joined = Vec::new();
-        self.queue.pop_front().map(|data| Ok(Frame::data(data))).or_else(|| self.tail.take())
+        if !self.first.is_empty() {
+            return Some(Ok(Frame::data(mem::take(&mut self.first))));
+        }
+        match self.queue.pop_front() {
+            Some(data) => Some(Ok(Frame::data(data))),
+            None => {
+                // Its memory goes: what is still to come may take long.
+                self.queue = VecDeque::new();
+                self.tail.take()
+            }
+        }
     }
 }
 
@@ -238,7 +274,7 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
             Kind::Untouched(body) => body.is_end_stream(),
             Kind::Whole(content) => content.is_empty(),
             Kind::Seen(seen) => {
-                let is_none_held = seen.queue.is_empty() && seen.tail.is_none();
+                let is_none_held = seen.first.is_empty() && seen.queue.is_empty() && seen.tail.is_none();
                 is_none_held && seen.rest.as_ref().is_none_or(Body::is_end_stream)
             }
         }
@@ -250,7 +286,7 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
             Kind::Whole(content) => return SizeHint::with_exact(content.len() as u64),
             Kind::Seen(seen) => seen,
         };
-        let held = seen.queue.iter().map(|data| data.len() as u64).sum();
+        let held = iter::once(&seen.first).chain(&seen.queue).map(|data| data.len() as u64).sum();
         match (&seen.rest, &seen.tail) {
             (Some(rest), _) => rest.size_hint() + SizeHint::with_exact(held),
             // How much the failed body still had to come is not known.
@@ -270,7 +306,7 @@ impl<B: Body> fmt::Debug for PeekBody<B> {
         let kind = match &self.kind {
             Kind::Untouched(_) => "untouched",
             Kind::Whole(_) => "whole",
-            Kind::Seen(_) => "seen in part",
+            Kind::Seen(_) => "seen",
         };
         f.debug_struct("PeekBody").field("kind", &kind).finish_non_exhaustive()
     }
@@ -322,6 +358,83 @@ mod tests {
             assert!(body.frame().await.is_none());
             assert!(body.is_end_stream() || limit < 100);
         }
+    }
+
+    /// Frames as they come, `None` for a pause. Its end is not known before it is asked for, as with chunks.
+    struct Paced(VecDeque<Option<Result<Frame<Bytes>, io::Error>>>);
+
+    impl Body for Paced {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            match self.0.pop_front() {
+                None => Poll::Ready(None),
+                Some(None) => Poll::Pending,
+                Some(frame) => Poll::Ready(frame),
+            }
+        }
+    }
+
+    fn paced(frames: impl IntoIterator<Item = Option<Result<Frame<Bytes>, io::Error>>>) -> PeekBody<Paced> {
+        PeekBody::new(Paced(frames.into_iter().collect()))
+    }
+
+    #[tokio::test]
+    async fn one_frame_whose_end_is_only_found_is_whole_as_well() {
+        let mut cx = Context::from_waker(Waker::noop());
+        for pauses in [0, 1, 2] {
+            let pauses = iter::repeat_with(|| None).take(pauses);
+            let mut body = paced([Some(data("")), Some(data("{}"))].into_iter().chain(pauses));
+            while body.poll_peek(&mut cx, 100).is_pending() {
+                assert!(!body.is_whole() && !body.is_all_of(body.prefix(100)));
+                assert_eq!(body.prefix(100), b"{}");
+            }
+            assert!(matches!(&body.kind, Kind::Whole(content) if content == "{}"));
+            assert!(body.is_all_of(b"{}"));
+            assert_eq!(body.collect().await.unwrap().to_bytes(), "{}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_in_pauses_and_nothing_is_read_beyond_the_limit() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut body = paced([None, Some(data("one")), None, Some(data("two")), None, Some(data("three"))]);
+        for seen in ["", "one", "onetwo"] {
+            assert!(body.poll_peek(&mut cx, 7).is_pending());
+            assert_eq!(body.prefix(7), seen.as_bytes());
+        }
+        assert!(body.poll_peek(&mut cx, 7).is_ready());
+        assert_eq!(body.prefix(7), b"onetwot");
+        assert!(!body.is_all_of(b"onetwot") && !body.is_all_of(b"onetwothree") && !body.is_whole());
+        assert!(!body.is_end_stream());
+        assert_eq!(body.size_hint().lower(), 11);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "onetwothree");
+
+        let mut body = paced([Some(data("one")), Some(data("two"))]);
+        assert!(body.poll_peek(&mut cx, 3).is_ready());
+        assert!(
+            matches!(&body.kind, Kind::Seen(seen) if seen.rest.as_ref().is_some_and(|rest| rest.0.len() == 1))
+        );
+        let mut body = paced([Some(data("one"))]);
+        assert!(body.poll_peek(&mut cx, 0).is_ready());
+        assert!(matches!(&body.kind, Kind::Untouched(rest) if rest.0.len() == 1));
+    }
+
+    #[test]
+    fn what_was_held_leaves_no_memory_behind() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut body = paced((0..100).map(|_| Some(data("1"))).chain([Some(data("23")), None]));
+        assert!(body.poll_peek(&mut cx, 101).is_ready());
+        for _ in 0..101 {
+            assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+        }
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        let Kind::Seen(seen) = &body.kind else { panic!("its end was not seen") };
+        assert_eq!((seen.queue.capacity(), seen.joined.capacity()), (0, 0));
     }
 
     #[tokio::test]

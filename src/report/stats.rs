@@ -1,4 +1,4 @@
-//! [`Stats`]: what is counted, by relaxed atomics and nothing else.
+//! [`Stats`]: what is counted, by atomics and nothing else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -106,6 +106,16 @@ mod tests {
     }
 
     #[test]
+    fn who_is_late_to_count_takes_nothing_from_the_minutes_behind() {
+        let tally = Tally::default();
+        [2, 1, 2].iter().for_each(|minute| tally.add(minute * MINUTE));
+        assert_eq!(
+            (tally.recent(2 * MINUTE), tally.recent(16 * MINUTE), tally.recent(17 * MINUTE)),
+            (3, 3, 0)
+        );
+    }
+
+    #[test]
     fn a_count_beyond_what_is_kept_of_it_does_not_matter() {
         let tally = Tally { count: AtomicU64::new(u64::from(u32::MAX)), ..Tally::default() };
         tally.add(MINUTE);
@@ -122,6 +132,9 @@ mod tests {
             }
         });
         assert_eq!((tally.recent(3 * MINUTE), tally.count()), (120_000, 120_000));
+        // Those of the last two minutes, and of the last, at the least: who is late is counted in a later one.
+        assert!((80_000..120_000).contains(&tally.recent(16 * MINUTE)));
+        assert!((40_000..120_000).contains(&tally.recent(17 * MINUTE)));
         assert_eq!(tally.last() % MINUTE, 0);
     }
 }
