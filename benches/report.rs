@@ -291,7 +291,7 @@ fn rows<'v>(loopback: &'v Value, phase: &str) -> &'v [Value] {
 fn loopback_tables(page: &mut String, loopback: &Value) -> std::fmt::Result {
     writeln!(
         page,
-        "## Loopback: real clients and a real server\n\n{} callers, bodies of {} bytes, HTTP/1.1; {} bots, of which each call asks one. Rates and latencies are in ratio to the bare client of the same kind and phase, whose calls are refused for what has moved. Everything is a median of {} processes; *least – most* is what single ones saw of the rate. There are two bare clients of hyper, whose mean all others are compared with: what differs between these two is noise. *SetRequestHeaderLayer* is a layer that sets the one credential, and does nothing else.\n",
+        "## Loopback: real clients and a real server\n\n{} callers, bodies of {} bytes, HTTP/1.1; {} bots, of which each call asks one. Rates and latencies are in ratio to the bare client of the same kind and phase, whose calls are refused for what has moved. Everything is a median of {} processes; *least – most* is what single ones saw of the rate. There are two bare clients of hyper, whose mean all others are compared with: what differs between these two is noise.\n",
         loopback["callers"], loopback["body"], loopback["bots"], loopback["processes"]
     )?;
     for (phase, title) in
