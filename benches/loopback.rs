@@ -162,8 +162,7 @@ fn hyper_bare() -> Call {
     Arc::new(move |url| Box::pin(is_accepted(client.clone(), signed(&url, &token))))
 }
 
-/// A layer sets the credential, and the body is kept until the answer comes: the least that is to be done by whoever may have to
-/// send it again.
+/// A layer sets the credential, and the body is kept until the answer comes, as by anyone who may have to send it again.
 fn hyper_kept() -> Call {
     let client = common::set(common::OLD).layer(hyper());
     let kept = tower::service_fn(move |request: Request<Full<Bytes>>| {

@@ -199,6 +199,8 @@ impl<B: Body> Seen<B> {
         }
         self.len = self.len.saturating_add(data.len());
         if self.first.is_empty() {
+            // Nobody looks once something was handed on.
+            debug_assert!(self.queue.is_empty(), "the first frame comes first");
             self.first = data;
             return;
         }
@@ -384,15 +386,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_has_no_data_in_front_is_handed_on_as_it_is() {
+        let mut body = body(vec![Ok(Frame::trailers(HeaderMap::new()))]);
+        peek(&mut body, 100);
+        assert!(body.is_whole() && body.is_all_of(b"") && !body.is_end_stream());
+        assert!(body.frame().await.unwrap().unwrap().is_trailers());
+        assert!(body.frame().await.is_none());
+
+        let mut body = paced([Some(Err(io::Error::other("reset")))]);
+        peek(&mut body, 100);
+        assert!(body.is_whole() && !body.is_all_of(b""));
+        assert_eq!(body.frame().await.unwrap().unwrap_err().to_string(), "reset");
+        assert!(body.frame().await.is_none());
+
+        // An empty frame behind the first does not make them two.
+        let mut body = paced([Some(data("{}")), Some(data(""))]);
+        peek(&mut body, 100);
+        assert!(matches!(&body.kind, Kind::Whole(content) if content == "{}"));
+    }
+
+    #[tokio::test]
     async fn one_frame_whose_end_is_only_found_is_whole_as_well() {
         let mut cx = Context::from_waker(Waker::noop());
         for pauses in [0, 1, 2] {
-            let pauses = iter::repeat_with(|| None).take(pauses);
+            let pauses: Vec<_> = iter::repeat_with(|| None).take(pauses).collect();
+            let number = pauses.len();
             let mut body = paced([Some(data("")), Some(data("{}"))].into_iter().chain(pauses));
-            while body.poll_peek(&mut cx, 100).is_pending() {
+            for _ in 0..number {
+                assert!(body.poll_peek(&mut cx, 100).is_pending());
                 assert!(!body.is_whole() && !body.is_all_of(body.prefix(100)));
                 assert_eq!(body.prefix(100), b"{}");
             }
+            assert!(body.poll_peek(&mut cx, 100).is_ready());
             assert!(matches!(&body.kind, Kind::Whole(content) if content == "{}"));
             assert!(body.is_all_of(b"{}"));
             assert_eq!(body.collect().await.unwrap().to_bytes(), "{}");
@@ -430,7 +455,7 @@ mod tests {
         let mut body = paced((0..100).map(|_| Some(data("1"))).chain([Some(data("23")), None]));
         assert!(body.poll_peek(&mut cx, 101).is_ready());
         for _ in 0..101 {
-            assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+            assert!(matches!(Pin::new(&mut body).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
         }
         assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
         let Kind::Seen(seen) = &body.kind else { panic!("its end was not seen") };
@@ -442,6 +467,7 @@ mod tests {
         let mut body = body(vec![data("some"), Err(io::Error::other("reset"))]);
         peek(&mut body, 100);
         assert_eq!(body.prefix(100), b"some");
+        assert!(body.is_whole() && !body.is_all_of(b"some"), "it is cut off");
         assert!(!body.is_end_stream());
         assert_eq!(body.size_hint().exact(), None);
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "some");

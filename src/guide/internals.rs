@@ -65,7 +65,7 @@
 //! # The report
 //!
 //! Atomic counters, and a lock-free set of the hashes of what the primary has answered for. Where a count stood when a minute
-//! began is one `u64` with the minute's number, so that a minute turns without a lock, and only its first call pays for that.
+//! began is one `u64` with the minute's number, so that a minute turns without a lock, and only its first calls pay for that.
 //! What every call counts in is there sixteen times, as are fixed credentials and cached tokens: two cores that write to one
 //! place wait for each other, lock or not.
 #[cfg(doc)]
