@@ -3,6 +3,9 @@
 mod kept;
 mod peek;
 mod replay;
+#[cfg(test)]
+mod script;
+mod seen;
 mod source;
 mod stream;
 mod tee;

@@ -1,8 +1,6 @@
 //! [`PeekBody`]: a response's body whose first bytes have been looked at.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::iter;
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,7 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::source::{into_bytes, into_bytes_frame};
+use super::seen::Seen;
+use super::source::{into_bytes, into_bytes_frame, take_frame};
 
 /// The response body that the caller gets.
 ///
@@ -30,21 +29,6 @@ enum Kind<B: Body> {
     Seen(Box<Seen<B>>),
 }
 
-struct Seen<B: Body> {
-    /// The first frame taken off and not yet handed on; empty if there is none.
-    first: Bytes,
-    /// Those behind it.
-    queue: VecDeque<Bytes>,
-    /// All of these in one piece, if they are more than one: at most the inspect limit is copied.
-    joined: Vec<u8>,
-    /// Bytes seen while peeking.
-    len: usize,
-    /// What was seen after them and is no data: trailers, or the error that it failed with.
-    tail: Option<Result<Frame<Bytes>, B::Error>>,
-    /// `None` once it was read to its end, so that its connection is released at once.
-    rest: Option<B>,
-}
-
 /// Nothing in here is pinned in place: the inner body is `Unpin`, and an error is only ever moved.
 impl<B: Body + Unpin> Unpin for PeekBody<B> {}
 
@@ -58,7 +42,7 @@ impl<B: Body> PeekBody<B> {
         match &self.kind {
             Kind::Untouched(_) => false,
             Kind::Whole(_) => true,
-            Kind::Seen(seen) => seen.rest.is_none(),
+            Kind::Seen(seen) => seen.is_whole(),
         }
     }
 
@@ -67,9 +51,7 @@ impl<B: Body> PeekBody<B> {
         match &self.kind {
             Kind::Untouched(_) => false,
             Kind::Whole(content) => prefix.len() == content.len(),
-            Kind::Seen(seen) => {
-                seen.rest.is_none() && prefix.len() == seen.len && !matches!(seen.tail, Some(Err(_)))
-            }
+            Kind::Seen(seen) => seen.is_all_of(prefix),
         }
     }
 
@@ -120,9 +102,7 @@ impl<B: Body + Unpin> PeekBody<B> {
         // Not asked where the end is known already: a poll behind it costs a trip to the connection task.
         while !body.is_end_stream() {
             if first.len() >= limit {
-                if !first.is_empty() {
-                    self.see(first, None, limit);
-                }
+                self.see(first, None, limit);
                 return Poll::Ready(());
             }
             let next = match Pin::new(&mut *body).poll_frame(cx) {
@@ -136,9 +116,7 @@ impl<B: Body + Unpin> PeekBody<B> {
                 },
                 Poll::Ready(Some(next)) => next,
                 Poll::Pending => {
-                    if !first.is_empty() {
-                        self.see(first, None, limit);
-                    }
+                    self.see(first, None, limit);
                     return Poll::Pending;
                 }
             };
@@ -149,101 +127,19 @@ impl<B: Body + Unpin> PeekBody<B> {
         Poll::Ready(())
     }
 
-    /// Takes note of the first frame, with which the body does not end, and of the next, if that is there.
+    /// Takes note of the first frame, with which the body does not end, and of the next, as far as they are there.
     #[cold]
     fn see(&mut self, first: Bytes, next: Option<Result<Frame<B::Data>, B::Error>>, limit: usize) {
+        if first.is_empty() && next.is_none() {
+            return;
+        }
         let next = next.map(|frame| frame.map(into_bytes_frame));
         if let Kind::Untouched(body) = mem::replace(&mut self.kind, Kind::Whole(Bytes::new())) {
-            let (len, queue, joined) = (first.len(), VecDeque::new(), Vec::new());
-            let mut seen = Seen { first, queue, joined, len, tail: None, rest: Some(body) };
+            let mut seen = Seen::new(first, body);
             if let Some(frame) = next {
                 seen.keep(frame, limit);
             }
             self.kind = Kind::Seen(Box::new(seen));
-        }
-    }
-}
-
-impl<B: Body> Seen<B> {
-    fn bytes(&self) -> &[u8] {
-        if self.joined.is_empty() { &self.first } else { &self.joined }
-    }
-
-    /// The content, if it is one frame and nothing else.
-    fn take_whole(&mut self) -> Option<Bytes> {
-        let is_whole = self.rest.is_none() && self.queue.is_empty() && self.tail.is_none();
-        is_whole.then(|| mem::take(&mut self.first))
-    }
-
-    fn keep(&mut self, frame: Result<Frame<Bytes>, B::Error>, limit: usize) {
-        match frame.map(Frame::into_data) {
-            Ok(Ok(data)) => self.keep_data(data, limit),
-            Ok(Err(other)) => {
-                // Nothing may follow trailers (RFC 9110, 6.5); something may follow a frame of a kind that
-                // nobody has thought of yet.
-                if other.is_trailers() {
-                    self.rest = None;
-                }
-                self.tail = Some(Ok(other));
-            }
-            Err(error) => {
-                self.rest = None;
-                self.tail = Some(Err(error));
-            }
-        }
-    }
-
-    fn keep_data(&mut self, data: Bytes, limit: usize) {
-        if data.is_empty() {
-            return;
-        }
-        self.len = self.len.saturating_add(data.len());
-        if self.first.is_empty() {
-            // Nobody looks once something was handed on.
-            debug_assert!(self.queue.is_empty(), "the first frame comes first");
-            self.first = data;
-            return;
-        }
-        if self.joined.is_empty() {
-            self.joined.extend_from_slice(&self.first[..self.first.len().min(limit)]);
-        }
-        let room = limit.saturating_sub(self.joined.len());
-        self.joined.extend_from_slice(&data[..data.len().min(room)]);
-        self.queue.push_back(data);
-    }
-}
-
-impl<B: Body + Unpin> Seen<B> {
-    fn poll_peek(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
-        while let Some(rest) = &mut self.rest {
-            if rest.is_end_stream() {
-                self.rest = None;
-                break;
-            }
-            if self.len >= limit || self.tail.is_some() {
-                break;
-            }
-            match ready!(Pin::new(rest).poll_frame(cx)) {
-                None => self.rest = None,
-                Some(frame) => self.keep(frame.map(into_bytes_frame), limit),
-            }
-        }
-        Poll::Ready(())
-    }
-
-    /// The next frame that is held here.
-    fn pop(&mut self) -> Option<Result<Frame<Bytes>, B::Error>> {
-        self.joined = Vec::new();
-        if !self.first.is_empty() {
-            return Some(Ok(Frame::data(mem::take(&mut self.first))));
-        }
-        match self.queue.pop_front() {
-            Some(data) => Some(Ok(Frame::data(data))),
-            None => {
-                // Its memory goes: what is still to come may take long.
-                self.queue = VecDeque::new();
-                self.tail.take()
-            }
         }
     }
 }
@@ -258,14 +154,10 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let rest = match &mut self.kind {
             Kind::Untouched(body) => body,
-            Kind::Whole(content) => {
-                let content = mem::take(content);
-                return Poll::Ready((!content.is_empty()).then(|| Ok(Frame::data(content))));
-            }
+            Kind::Whole(content) => return Poll::Ready(take_frame(content).map(Ok)),
             Kind::Seen(seen) => match (seen.pop(), &mut seen.rest) {
-                (Some(frame), _) => return Poll::Ready(Some(frame)),
                 (None, Some(rest)) => rest,
-                (None, None) => return Poll::Ready(None),
+                (frame, _) => return Poll::Ready(frame),
             },
         };
         Pin::new(rest).poll_frame(cx).map(|frame| frame.map(|frame| frame.map(into_bytes_frame)))
@@ -275,29 +167,15 @@ impl<B: Body + Unpin> Body for PeekBody<B> {
         match &self.kind {
             Kind::Untouched(body) => body.is_end_stream(),
             Kind::Whole(content) => content.is_empty(),
-            Kind::Seen(seen) => {
-                let is_none_held = seen.first.is_empty() && seen.queue.is_empty() && seen.tail.is_none();
-                is_none_held && seen.rest.as_ref().is_none_or(Body::is_end_stream)
-            }
+            Kind::Seen(seen) => seen.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let seen = match &self.kind {
-            Kind::Untouched(body) => return body.size_hint(),
-            Kind::Whole(content) => return SizeHint::with_exact(content.len() as u64),
-            Kind::Seen(seen) => seen,
-        };
-        let held = iter::once(&seen.first).chain(&seen.queue).map(|data| data.len() as u64).sum();
-        match (&seen.rest, &seen.tail) {
-            (Some(rest), _) => rest.size_hint() + SizeHint::with_exact(held),
-            // How much the failed body still had to come is not known.
-            (None, Some(Err(_))) => {
-                let mut hint = SizeHint::new();
-                hint.set_lower(held);
-                hint
-            }
-            (None, _) => SizeHint::with_exact(held),
+        match &self.kind {
+            Kind::Untouched(body) => body.size_hint(),
+            Kind::Whole(content) => SizeHint::with_exact(content.len() as u64),
+            Kind::Seen(seen) => seen.size_hint(),
         }
     }
 }
@@ -324,15 +202,12 @@ mod tests {
     use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;
+    use crate::body::script::{Script, Step, data};
 
-    type Frames = Vec<Result<Frame<Bytes>, io::Error>>;
+    const PAUSE: Step = Poll::Pending;
 
-    fn data(text: &'static str) -> Result<Frame<Bytes>, io::Error> {
-        Ok(Frame::data(Bytes::from_static(text.as_bytes())))
-    }
-
-    fn body(frames: Frames) -> PeekBody<impl Body<Data = Bytes, Error = io::Error> + Unpin> {
-        PeekBody::new(StreamBody::new(stream::iter(frames)))
+    fn scripted(steps: impl IntoIterator<Item = Step>) -> PeekBody<Script> {
+        PeekBody::new(Script::new(steps))
     }
 
     fn peek<B: Body + Unpin>(body: &mut PeekBody<B>, limit: usize) {
@@ -345,8 +220,12 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", "9".parse().unwrap());
         for limit in [0, 1, 3, 4, 5, 100] {
-            let mut body =
-                body(vec![data("one"), data("tw"), data("o"), Ok(Frame::trailers(trailers.clone()))]);
+            let mut body = scripted([
+                data("one"),
+                data("tw"),
+                data("o"),
+                Poll::Ready(Ok(Frame::trailers(trailers.clone()))),
+            ]);
             peek(&mut body, limit);
             assert_eq!(body.prefix(limit), &b"onetwo"[..limit.min(6)]);
             for expected in ["one", "tw", "o"] {
@@ -362,45 +241,22 @@ mod tests {
         }
     }
 
-    /// Frames as they come, `None` for a pause. Its end is not known before it is asked for, as with chunks.
-    struct Paced(VecDeque<Option<Result<Frame<Bytes>, io::Error>>>);
-
-    impl Body for Paced {
-        type Data = Bytes;
-        type Error = io::Error;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-            match self.0.pop_front() {
-                None => Poll::Ready(None),
-                Some(None) => Poll::Pending,
-                Some(frame) => Poll::Ready(frame),
-            }
-        }
-    }
-
-    fn paced(frames: impl IntoIterator<Item = Option<Result<Frame<Bytes>, io::Error>>>) -> PeekBody<Paced> {
-        PeekBody::new(Paced(frames.into_iter().collect()))
-    }
-
     #[tokio::test]
     async fn what_has_no_data_in_front_is_handed_on_as_it_is() {
-        let mut body = body(vec![Ok(Frame::trailers(HeaderMap::new()))]);
+        let mut body = scripted([Poll::Ready(Ok(Frame::trailers(HeaderMap::new())))]);
         peek(&mut body, 100);
         assert!(body.is_whole() && body.is_all_of(b"") && !body.is_end_stream());
         assert!(body.frame().await.unwrap().unwrap().is_trailers());
         assert!(body.frame().await.is_none());
 
-        let mut body = paced([Some(Err(io::Error::other("reset")))]);
+        let mut body = scripted([Poll::Ready(Err(io::Error::other("reset")))]);
         peek(&mut body, 100);
         assert!(body.is_whole() && !body.is_all_of(b""));
         assert_eq!(body.frame().await.unwrap().unwrap_err().to_string(), "reset");
         assert!(body.frame().await.is_none());
 
         // An empty frame behind the first does not make them two.
-        let mut body = paced([Some(data("{}")), Some(data(""))]);
+        let mut body = scripted([data("{}"), data("")]);
         peek(&mut body, 100);
         assert!(matches!(&body.kind, Kind::Whole(content) if content == "{}"));
     }
@@ -409,10 +265,9 @@ mod tests {
     async fn one_frame_whose_end_is_only_found_is_whole_as_well() {
         let mut cx = Context::from_waker(Waker::noop());
         for pauses in [0, 1, 2] {
-            let pauses: Vec<_> = iter::repeat_with(|| None).take(pauses).collect();
-            let number = pauses.len();
-            let mut body = paced([Some(data("")), Some(data("{}"))].into_iter().chain(pauses));
-            for _ in 0..number {
+            let behind = std::iter::repeat_with(|| PAUSE).take(pauses);
+            let mut body = scripted([data(""), data("{}")].into_iter().chain(behind));
+            for _ in 0..pauses {
                 assert!(body.poll_peek(&mut cx, 100).is_pending());
                 assert!(!body.is_whole() && !body.is_all_of(body.prefix(100)));
                 assert_eq!(body.prefix(100), b"{}");
@@ -427,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_lost_in_pauses_and_nothing_is_read_beyond_the_limit() {
         let mut cx = Context::from_waker(Waker::noop());
-        let mut body = paced([None, Some(data("one")), None, Some(data("two")), None, Some(data("three"))]);
+        let mut body = scripted([PAUSE, data("one"), PAUSE, data("two"), PAUSE, data("three")]);
         for seen in ["", "one", "onetwo"] {
             assert!(body.poll_peek(&mut cx, 7).is_pending());
             assert_eq!(body.prefix(7), seen.as_bytes());
@@ -439,20 +294,20 @@ mod tests {
         assert_eq!(body.size_hint().lower(), 11);
         assert_eq!(body.collect().await.unwrap().to_bytes(), "onetwothree");
 
-        let mut body = paced([Some(data("one")), Some(data("two"))]);
+        let mut body = scripted([data("one"), data("two")]);
         assert!(body.poll_peek(&mut cx, 3).is_ready());
         assert!(
-            matches!(&body.kind, Kind::Seen(seen) if seen.rest.as_ref().is_some_and(|rest| rest.0.len() == 1))
+            matches!(&body.kind, Kind::Seen(seen) if seen.rest.as_ref().is_some_and(|rest| rest.steps.len() == 1))
         );
-        let mut body = paced([Some(data("one"))]);
+        let mut body = scripted([data("one")]);
         assert!(body.poll_peek(&mut cx, 0).is_ready());
-        assert!(matches!(&body.kind, Kind::Untouched(rest) if rest.0.len() == 1));
+        assert!(matches!(&body.kind, Kind::Untouched(rest) if rest.steps.len() == 1));
     }
 
     #[test]
     fn what_was_held_leaves_no_memory_behind() {
         let mut cx = Context::from_waker(Waker::noop());
-        let mut body = paced((0..100).map(|_| Some(data("1"))).chain([Some(data("23")), None]));
+        let mut body = scripted((0..100).map(|_| data("1")).chain([data("23"), PAUSE]));
         assert!(body.poll_peek(&mut cx, 101).is_ready());
         for _ in 0..101 {
             assert!(matches!(Pin::new(&mut body).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
@@ -464,7 +319,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_while_peeking_is_handed_on_after_the_bytes_seen() {
-        let mut body = body(vec![data("some"), Err(io::Error::other("reset"))]);
+        let mut body = scripted([data("some"), Poll::Ready(Err(io::Error::other("reset")))]);
         peek(&mut body, 100);
         assert_eq!(body.prefix(100), b"some");
         assert!(body.is_whole() && !body.is_all_of(b"some"), "it is cut off");
@@ -484,7 +339,9 @@ mod tests {
         assert!(body.is_whole() && !body.is_all_of(body.prefix(8)) && body.is_all_of(body.prefix(100_000)));
         assert_eq!(body.size_hint().exact(), Some(100_000));
 
-        let mut endless = PeekBody::new(StreamBody::new(stream::repeat_with(|| data("12345"))));
+        let mut endless = PeekBody::new(StreamBody::new(stream::repeat_with(|| {
+            Ok::<_, io::Error>(Frame::data(Bytes::from_static(b"12345")))
+        })));
         peek(&mut endless, 12);
         assert_eq!(endless.prefix(12), b"123451234512");
         assert!(matches!(&endless.kind, Kind::Seen(seen) if seen.len == 15));
@@ -499,7 +356,7 @@ mod tests {
 
     #[test]
     fn the_length_stays_exact_whatever_was_seen() {
-        let mut body = body(vec![data("abc"), data("de")]);
+        let mut body = scripted([data("abc"), data("de")]);
         peek(&mut body, 100);
         assert_eq!(body.size_hint().exact(), Some(5));
         let _ = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));

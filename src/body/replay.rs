@@ -1,14 +1,13 @@
 //! [`ReplayBody`]: a request's body that can be sent a second time. [`Rewind`] is how.
 
 use std::fmt;
-use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::source::{Source, into_bytes, into_bytes_frame};
+use super::source::{Source, into_bytes, into_bytes_frame, take_frame};
 use super::stream::Stream;
 use super::tee::{CannotRewind, Taker};
 use crate::error::BoxError;
@@ -216,10 +215,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.kind {
-            Kind::Memory(content) => {
-                let content = mem::take(content);
-                Poll::Ready((!content.is_empty()).then(|| Ok(Frame::data(content))))
-            }
+            Kind::Memory(content) => Poll::Ready(take_frame(content).map(Ok)),
             Kind::Stream(stream) => stream.poll_frame(cx),
         }
     }

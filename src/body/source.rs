@@ -129,6 +129,13 @@ where
     }
 }
 
+/// The one frame of content that is all there, if that has not been taken yet.
+#[inline]
+pub(super) fn take_frame(content: &mut Bytes) -> Option<Frame<Bytes>> {
+    let content = mem::take(content);
+    (!content.is_empty()).then(|| Frame::data(content))
+}
+
 /// A frame whose data is one [`Bytes`].
 pub(super) fn into_bytes_frame<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
     frame.map_data(into_bytes)
