@@ -1,23 +1,23 @@
-//! [`Answer`]: a response while it is looked at, and read on.
+//! [`Answer`]: a response while it is inspected, and drained.
 
+use std::cell::Cell;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Response, response};
 use http_body::Body;
+use tokio::runtime::{self, Handle};
 use tokio::time::{Sleep, sleep};
 
 use crate::body::PeekBody;
-use crate::classify::Decision;
+use crate::classify::{BodyPrefix, Decision};
+use crate::outcome::Verdict;
 use crate::policy::Policy;
 
-/// How long an answer of unknown length is looked at. A stream that is not marked as one must not keep its head
-/// from the caller; an answer that is only slow has begun by then.
-const PEEK_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long a refused answer that is slow to come is read on, so that its connection can be used again.
+/// How long a rejected answer that is slow to come is read on, so that its connection can be used again.
 /// A new connection costs about as much; waiting longer than that gains nothing.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -27,11 +27,11 @@ pub(crate) struct Answer<RB: Body> {
     pub(crate) body: PeekBody<RB>,
 }
 
-/// How far the look at an answer has come.
+/// How far the inspection of an answer has come.
 #[derive(Default)]
-pub(crate) struct Peeking {
-    /// How much the classifier has seen, and whether it was told that this is all.
-    asked_at: (usize, bool),
+pub(crate) struct Inspection {
+    /// How many bytes the classifier has seen, and whether it was told that no more follow.
+    asked_at: Option<(usize, bool)>,
     patience: Patience,
 }
 
@@ -44,64 +44,109 @@ impl<RB: Body> Answer<RB> {
     pub(crate) fn into_response(self) -> Response<PeekBody<RB>> {
         Response::from_parts(self.head, self.body)
     }
-}
 
-impl<RB: Body + Unpin> Answer<RB> {
-    /// Reads and asks until there is a decision, or nothing more to look at (`Inspect`).
-    ///
-    /// The classifier is asked when no more is at hand, rather than at every frame: a body that comes byte
-    /// by byte is not searched once a byte, and one that pauses is not waited for without need.
-    pub(crate) fn poll_decision(
-        &mut self,
-        cx: &mut Context<'_>,
-        policy: &Policy,
-        peeking: &mut Peeking,
-    ) -> Poll<Decision> {
-        let progress = self.body.poll_peek(cx, policy.inspect_limit).map(|()| Decision::Inspect);
-        let prefix = self.body.prefix(policy.inspect_limit);
-        let is_whole = self.body.is_all_of(prefix);
-        if !prefix.is_empty() && (prefix.len(), is_whole) != peeking.asked_at {
-            peeking.asked_at = (prefix.len(), is_whole);
-            let decision = if is_whole {
-                policy.classifier.whole(&self.head, prefix)
-            } else {
-                policy.classifier.body(&self.head, prefix)
-            };
-            match decision {
-                Decision::Inspect => {}
-                decided => return Poll::Ready(decided),
-            }
-        }
-        if progress.is_pending() && self.body.size_hint().exact().is_none() && has_timer(&peeking.patience) {
-            ready!(poll_patience(&mut peeking.patience, PEEK_PATIENCE, cx));
-            return Poll::Ready(Decision::Inspect);
-        }
-        progress
+    /// The verdict on an answer whose body cannot be inspected.
+    pub(crate) fn judge_by_head(&self, policy: &Policy, decision: Decision) -> Verdict {
+        let decision = match decision {
+            Decision::Inspect => policy.classifier.body(&self.head, BodyPrefix::cut(b"")),
+            decided => decided,
+        };
+        verdict(decision, true)
     }
 }
 
-/// Reads a refused answer on, so that its connection can be used again: until its end, the limit, or the end
+impl<RB: Body + Unpin> Answer<RB> {
+    /// Reads and asks until there is a decision. It ends with the body, at the inspect limit, or when the classifier's
+    /// patience is over, whatever length was announced.
+    ///
+    /// The classifier is asked when no more has arrived, rather than at every frame: a body that comes byte
+    /// by byte is not searched once a byte.
+    pub(crate) fn poll_verdict(
+        &mut self,
+        cx: &mut Context<'_>,
+        policy: &Policy,
+        inspection: &mut Inspection,
+    ) -> Poll<Verdict> {
+        let is_read = self.body.poll_peek(cx, policy.inspect_limit).is_ready();
+        let bytes = self.body.prefix(policy.inspect_limit);
+        let prefix = if self.body.is_all_of(bytes) {
+            BodyPrefix::complete(bytes)
+        } else if is_read {
+            BodyPrefix::cut(bytes)
+        } else {
+            BodyPrefix::partial(bytes)
+        };
+        if prefix.is_last() || !bytes.is_empty() {
+            let is_news = inspection.asked_at.replace((bytes.len(), prefix.is_last()));
+            if is_news != inspection.asked_at {
+                match policy.classifier.body(&self.head, prefix) {
+                    Decision::Inspect if !prefix.is_last() => {}
+                    // A body that failed is no proof that the request was served: its code may have been still to come.
+                    decided => return Poll::Ready(verdict(decided, !prefix.is_last() || !self.body.has_failed())),
+                }
+            }
+        }
+        if poll_patience(&mut inspection.patience, policy.classifier.patience(), cx).is_pending() {
+            return Poll::Pending;
+        }
+        let decided = policy.classifier.body(&self.head, BodyPrefix::cut(bytes));
+        // Nor is one that is slow.
+        Poll::Ready(verdict(decided, false))
+    }
+}
+
+/// What follows from a last decision. `is_proof`: whether an acceptance is to be believed.
+fn verdict(decision: Decision, is_proof: bool) -> Verdict {
+    match decision {
+        Decision::Accept if is_proof => Verdict::Accepted,
+        Decision::Reject(rejection) => Verdict::Rejected(rejection),
+        Decision::Accept | Decision::Inconclusive | Decision::Inspect => Verdict::Inconclusive,
+    }
+}
+
+/// Reads a rejected answer on, so that its connection can be used again: until its end, the limit, or the end
 /// of our patience.
 pub(crate) fn poll_drain<RB: Body + Unpin>(
     body: &mut PeekBody<RB>,
-    patience: &mut Option<Pin<Box<Sleep>>>,
+    patience: &mut Patience,
     limit: usize,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    // Without a timer, in another executor, there is nothing to trust in, so no wait.
-    if body.poll_peek(cx, limit).is_ready() || !has_timer(patience) {
+    if body.poll_peek(cx, limit).is_ready() {
         return Poll::Ready(());
     }
     poll_patience(patience, DRAIN_PATIENCE, cx)
 }
 
-/// Waits as it is told when it is first asked.
-type Patience = Option<Pin<Box<Sleep>>>;
+/// A wait that begins when it is first polled.
+pub(crate) type Patience = Option<Pin<Box<Sleep>>>;
 
-fn has_timer(patience: &Patience) -> bool {
-    patience.is_some() || tokio::runtime::Handle::try_current().is_ok()
+/// Without a timer there is no wait: it is over at once.
+fn poll_patience(patience: &mut Patience, time: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    if patience.is_none() {
+        *patience = start_timer(time);
+    }
+    match patience {
+        Some(sleep) => sleep.as_mut().poll(cx),
+        None => Poll::Ready(()),
+    }
 }
 
-fn poll_patience(patience: &mut Patience, time: Duration, cx: &mut Context<'_>) -> Poll<()> {
-    patience.get_or_insert_with(|| Box::pin(sleep(time))).as_mut().poll(cx)
+thread_local! {
+    /// The last runtime on this thread that was found to have no timer.
+    static WITHOUT_TIMER: Cell<Option<runtime::Id>> = const { Cell::new(None) };
+}
+
+/// `None` outside of a tokio runtime, and in one whose timer is not enabled.
+fn start_timer(time: Duration) -> Option<Pin<Box<Sleep>>> {
+    let runtime = Handle::try_current().ok()?.id();
+    if WITHOUT_TIMER.get() == Some(runtime) {
+        return None;
+    }
+    // Tokio panics where its timer is not enabled, and tells it in no other way.
+    let started = catch_unwind(AssertUnwindSafe(|| Box::pin(sleep(time)))).ok();
+    if started.is_none() {
+        WITHOUT_TIMER.set(Some(runtime));
+    }
+    started
 }

@@ -104,6 +104,16 @@ impl Snapshot {
         head
     }
 
+    /// The method alone.
+    pub(crate) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// The extensions alone.
+    pub(crate) fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
     /// The URI alone.
     pub(crate) fn uri(&self) -> Uri {
         let (authority, path) = self.buffer[..self.path].split_at(self.authority);

@@ -2,23 +2,29 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::time::Duration;
 
 use http::{Method, Request, Uri, request, response};
 use http_body::Body;
+use tokio::time::Instant;
 
 use crate::answer::Answer;
 use crate::attempt::Snapshot;
-use crate::body::{ReplayBody, Rewind};
-use crate::classify::{Decision, Rejection, RejectionKind};
+use crate::body::{CannotRewind, ReplayBody, Rewind};
+use crate::classify::{Rejection, RejectionKind};
 use crate::credential::Credential;
 use crate::error::{BoxError, Error};
 use crate::layer::Shared;
 use crate::ledger::Ledger;
 use crate::origin::led_to_another_origin;
-use crate::outcome::NoReplay;
+use crate::outcome::{NoReplay, Verdict};
 use crate::policy::Policy;
-use crate::preference::{CredentialChoice, Left, Order, Slot};
+use crate::preference::{CredentialChoice, HINT_FOR, Known, Left, Order, Slot};
 use crate::provider::{AuthProvider, CredentialError, CredentialFuture};
+use crate::report::Subject;
+
+/// So often the time is noted at which the fallback has served a resource.
+const NOTED_FOR: Duration = Duration::from_secs(60);
 
 /// What is known of the call, whatever state it is in.
 #[derive(Default)]
@@ -35,14 +41,20 @@ struct Facts {
     may_peek: bool,
     /// Whose turn it is at the second attempt.
     next: Slot,
-    /// The slot that has been seen to serve the resource.
-    known: Option<Slot>,
-    /// Whether both were refused a moment ago.
-    is_cooling: bool,
+    /// What was known of the resource when the call began.
+    known: Option<Known>,
+    /// Whether the first slot was a hint of an earlier call's.
+    is_hinted: bool,
+    /// Whether the first attempt was rejected and the second is under way, or being prepared.
+    is_replaying: bool,
     /// The resource, as the memory knows it.
     key: Option<u64>,
-    /// Whom it is made for, as the memory knows them.
-    user: u64,
+    /// The request, as hints know it: set when the first attempt is rejected.
+    request_key: u64,
+    /// The request with its content and both credentials, as cooldowns know it: set when the second attempt is sent.
+    cooldown_key: Option<u64>,
+    /// The version of what is known of the resource, as of the last attempt.
+    as_of: u64,
     /// What it refers to that may have stayed behind.
     left: Option<Box<Left>>,
     /// Why a refusal of the first attempt would be final; `None` if a second attempt may follow.
@@ -71,9 +83,12 @@ impl Default for Facts {
             may_peek: false,
             next: Slot::Fallback,
             known: None,
-            is_cooling: false,
+            is_hinted: false,
+            is_replaying: false,
             key: None,
-            user: 0,
+            request_key: 0,
+            cooldown_key: None,
+            as_of: 0,
             left: None,
             final_because: None,
             sent: None,
@@ -176,7 +191,7 @@ impl Call {
             return Start::Send(ReplayBody::new(body), None);
         }
         if policy.is_insecure(&head.uri) {
-            self.facts.ledger.fail(&policy.live.stats);
+            self.facts.ledger.fail(&policy.live);
             return Start::Fail(Error::insecure_origin(&head.uri));
         }
         let body = ReplayBody::new(body);
@@ -198,15 +213,10 @@ impl Call {
     /// `content` is the request's body, if that is in memory.
     #[inline]
     fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
+        let live = &*policy.live;
         self.facts.key = policy.key(head, content.unwrap_or_default());
-        self.facts.user = policy.user(head);
-        let memory = &policy.live.memory;
-        let known = self.facts.key.map(|key| memory.recall(key));
-        self.facts.known = known.filter(|known| known.is_learnt).map(|known| known.slot);
-        self.facts.is_cooling = memory.is_in_use()
-            && self.facts.key.is_some_and(|key| {
-                memory.recall(policy.cool_key(&head.uri, key, self.facts.user)).is_cooling
-            });
+        self.facts.known = self.facts.key.and_then(|key| live.memory.recall(key));
+        self.facts.as_of = self.facts.known.map_or(0, |known| known.version);
         if let Some((rule, memory)) = &policy.left_behind {
             let name = rule.find(head, content.unwrap_or_default());
             self.facts.left = name.map(|name| Box::new(Left::new(memory, head, name)));
@@ -214,22 +224,31 @@ impl Call {
         let (slot, is_only) = match head.extensions.get() {
             Some(CredentialChoice::First(slot)) => (*slot, false),
             Some(CredentialChoice::Only(slot)) => (*slot, true),
-            None => match policy.live.order() {
-                Order::Adaptive => (known.map_or(Slot::Primary, |known| known.slot), false),
+            None => match live.order() {
+                Order::Adaptive => (self.adaptive_slot(policy, head), false),
                 Order::PrimaryFirst => (Slot::Primary, false),
                 Order::FallbackFirst => (Slot::Fallback, false),
                 Order::PrimaryOnly => (Slot::Primary, true),
                 Order::FallbackOnly => (Slot::Fallback, true),
             },
         };
-        self.facts.final_because = if is_only {
-            Some(NoReplay::OnlyOne)
-        } else if self.facts.is_cooling {
-            Some(NoReplay::CoolingDown)
-        } else {
-            None
-        };
+        self.facts.final_because = is_only.then_some(NoReplay::OnlyOne);
+        self.facts.ledger.plan(Subject::of(self.facts.key), slot);
         slot
+    }
+
+    /// The slot that this very request has a hint for, or that is known to serve the resource, or that serves most.
+    #[inline]
+    fn adaptive_slot(&mut self, policy: &Policy, head: &request::Parts) -> Slot {
+        let live = &*policy.live;
+        if !live.hints.is_empty() {
+            let key = policy.request_key(&head.method, &head.uri, &head.extensions, self.facts.key);
+            if let Some(slot) = live.hints.take(key) {
+                (self.facts.is_hinted, self.facts.request_key) = (true, key);
+                return slot;
+            }
+        }
+        self.facts.known.map_or_else(|| live.memory.usual_slot(), |known| known.slot)
     }
 
     /// The first provider failed: says whose turn it is, unless both have failed or there is only one.
@@ -298,7 +317,7 @@ impl Call {
         &mut self,
         shared: &Shared<P, E>,
         answer: &mut Answer<RB>,
-        decision: Decision,
+        verdict: Verdict,
         rewind: &mut Option<Rewind<B>>,
     ) -> bool
     where
@@ -306,7 +325,7 @@ impl Call {
         E: AuthProvider + 'static,
         RB: Body,
     {
-        match self.judge(shared, &answer.head, decision, rewind) {
+        match self.judge(shared, &answer.head, verdict, rewind) {
             Step::Final => self.finish(&shared.policy, answer, rewind),
             Step::Refuse(reason) => self.refuse(&shared.policy, answer, reason, rewind),
             Step::Replay => return false,
@@ -319,7 +338,7 @@ impl Call {
         &mut self,
         shared: &Shared<P, E>,
         head: &response::Parts,
-        decision: Decision,
+        verdict: Verdict,
         rewind: &Option<Rewind<B>>,
     ) -> Step
     where
@@ -327,20 +346,18 @@ impl Call {
         E: AuthProvider + 'static,
     {
         let policy = &shared.policy;
-        let rejection = policy.settle(decision, head);
         let slot = self.facts.sent.unwrap_or(Slot::Primary);
-        self.facts.ledger.answered(&policy.live.stats, slot, head.status, rejection);
-        let Some(rejection) = rejection else {
-            if !self.facts.ledger.is_unclear() {
-                self.note_acceptance(policy, slot);
-            }
-            return Step::Final;
-        };
-        self.judge_refusal(shared, head, slot, rejection, rewind)
+        self.facts.ledger.answered(&policy.live.stats, slot, head.status, verdict);
+        match verdict {
+            Verdict::Accepted => self.note_acceptance(policy, slot),
+            Verdict::Inconclusive => {}
+            Verdict::Rejected(rejection) => return self.judge_rejection(shared, head, slot, rejection, rewind),
+        }
+        Step::Final
     }
 
     #[cold]
-    fn judge_refusal<P, E, B>(
+    fn judge_rejection<P, E, B>(
         &mut self,
         shared: &Shared<P, E>,
         head: &response::Parts,
@@ -362,28 +379,36 @@ impl Call {
         }
         if self.facts.ledger.outcome().attempts().count() == 2 {
             if !is_strangers {
-                self.learn_from_two_refusals(policy, slot);
+                self.note_two_rejections(policy, slot);
             }
             return Step::Final;
         }
         if let Some(reason) = self.facts.final_because.take() {
             return Step::Refuse(reason);
         }
+        self.facts.request_key = policy.request_key(
+            self.snapshot.method(),
+            &self.snapshot.uri(),
+            self.snapshot.extensions(),
+            self.facts.key,
+        );
         // Held from here on: it must not pass the limit while the second attempt is prepared.
         match rewind.as_ref().map_or(Ok(()), Rewind::hold) {
             Ok(()) => {
                 // A token that is not valid says nothing of what the request refers to.
-                let serves = self.facts.known.filter(|_| rejection.kind() != RejectionKind::Unauthenticated);
+                let is_telling = rejection.kind() != RejectionKind::Unauthenticated;
+                let serves = self.facts.known.map(|known| known.slot).filter(|_| is_telling);
                 self.facts.next = match (&mut self.facts.left, &policy.left_behind) {
                     (Some(left), Some((_, memory))) => left.go_on(memory, slot, serves),
                     _ => slot.other(),
                 };
+                self.facts.is_replaying = true;
                 Step::Replay
             }
             Err(reason) => {
-                if let Some(key) = self.facts.key {
-                    // We cannot send it again, but the caller may: then the other goes first.
-                    policy.live.memory.learn(key, slot.other());
+                // We cannot send it again, but the caller may. A source that has failed says nothing of the next.
+                if reason == CannotRewind::TooLarge {
+                    policy.live.hints.insert(self.facts.request_key, slot.other(), HINT_FOR);
                 }
                 Step::Refuse(reason.into())
             }
@@ -392,10 +417,20 @@ impl Call {
 
     #[inline]
     fn note_acceptance(&self, policy: &Policy, slot: Slot) {
-        // Most are plain ones.
-        let teaches = !self.facts.ledger.is_at_once() || self.facts.is_cooling || self.facts.left.is_some();
-        let is_needed = teaches && self.learn_from_acceptance(policy, slot);
-        policy.live.stats.accepted(slot, self.facts.key, is_needed);
+        let now = Instant::now();
+        let facts = &self.facts;
+        // Most are plain ones: what served before has served at once.
+        let is_as_before = match facts.known {
+            None => slot == Slot::Primary || facts.key.is_none(),
+            Some(Known { fallback_at: Some(at), .. }) => slot == Slot::Fallback && now - at < NOTED_FOR,
+            Some(Known { fallback_at: None, .. }) => slot == Slot::Primary,
+        };
+        let is_plain = is_as_before && facts.ledger.is_at_once() && !facts.is_hinted && facts.left.is_none();
+        let is_needed = !is_plain && self.learn_from_acceptance(policy, slot);
+        let is_first_of_primary = policy.live.stats.accepted(slot, facts.key, is_needed, now);
+        if is_first_of_primary {
+            policy.live.memory.find(Slot::Primary);
+        }
     }
 
     /// Says whether the other slot was of no use.
@@ -403,38 +438,58 @@ impl Call {
     fn learn_from_acceptance(&self, policy: &Policy, slot: Slot) -> bool {
         let outcome = self.facts.ledger.outcome();
         let first = outcome.attempts().next();
-        let is_second = first.is_some_and(|first| first.refused.is_some());
+        let rejected = first.filter(|first| first.rejection().is_some()).map(|first| first.slot);
         let memory = &policy.live.memory;
         if let Some(key) = self.facts.key {
-            // Only after a refusal: what either credential may do, such as a list, says nothing of the other.
-            if is_second {
-                memory.learn(key, slot);
+            // The other slot was rejected for it: now, or in the call before that left a hint.
+            if rejected == Some(slot.other()) || (rejected.is_none() && self.facts.is_hinted) {
+                memory.learn(key, slot, self.facts.as_of);
+            } else {
+                memory.note_served(key, slot);
             }
-            if self.facts.is_cooling {
-                memory.warm(policy.cool_key(&self.uri(), key, self.facts.user));
-            }
+        } else if self.facts.is_hinted && rejected.is_none() {
+            // No resource can be remembered, but the hint was right.
+            policy.live.hints.insert(self.facts.request_key, slot, HINT_FOR);
         }
         if let (Some(left), Some((_, memory))) = (&self.facts.left, &policy.left_behind) {
-            let is_telling = is_second && !self.facts.ledger.was_a_token_invalid();
-            let refused = first.filter(|_| is_telling).map(|first| first.slot);
-            left.accepted(memory, slot, refused);
+            let is_telling = !self.facts.ledger.was_a_token_invalid();
+            left.accepted(memory, slot, rejected.filter(|_| is_telling));
         }
-        first.is_some_and(|first| first.slot != slot)
+        rejected == Some(slot.other())
             || outcome.unavailable().is_some_and(|(unavailable, _)| unavailable != slot)
     }
 
-    fn learn_from_two_refusals(&self, policy: &Policy, slot: Slot) {
-        let Some(key) = self.facts.key else { return };
-        let memory = &policy.live.memory;
+    /// That teaches nothing; the same request with the same credentials is held back for a while.
+    fn note_two_rejections(&self, policy: &Policy, slot: Slot) {
         if !self.facts.ledger.was_a_token_invalid()
-            && let (Some(left), Some((_, left_memory))) = (&self.facts.left, &policy.left_behind)
+            && let (Some(left), Some((_, memory))) = (&self.facts.left, &policy.left_behind)
         {
             let first = self.facts.ledger.outcome().attempts().next().map_or(slot, |first| first.slot);
-            if let Some(other) = left.refused(left_memory, first, slot) {
-                memory.learn(key, other);
+            if let Some(other) = left.rejected(memory, first, slot) {
+                policy.live.hints.insert(self.facts.request_key, other, HINT_FOR);
             }
         }
-        memory.cool(policy.cool_key(&self.uri(), key, self.facts.user), policy.cooldown);
+        if let Some(key) = self.facts.cooldown_key {
+            policy.live.cooldowns.insert(key, (), policy.cooldown);
+        }
+    }
+
+    /// The call is dropped: settles it, if it has not ended.
+    #[inline]
+    pub(crate) fn settle(&mut self, policy: &Policy) {
+        if !self.facts.ledger.has_ended() {
+            self.abandon(policy);
+        }
+    }
+
+    #[cold]
+    fn abandon(&mut self, policy: &Policy) {
+        let first = self.facts.ledger.outcome().attempts().next().map(|first| first.slot);
+        // A caller that has not waited for the second attempt may come back: it begins where this one ended.
+        if self.facts.is_replaying && first.is_some_and(|first| first != self.facts.next) {
+            policy.live.hints.insert(self.facts.request_key, self.facts.next, HINT_FOR);
+        }
+        self.facts.ledger.give_up(&policy.live);
     }
 
     /// The second attempt's head, but for the credential.
@@ -455,25 +510,36 @@ impl Call {
         head
     }
 
-    /// The other provider's credential, if it may be shown.
+    /// The other provider's credential, if it may be sent.
     pub(crate) fn accept_other<P, E>(
         &mut self,
         shared: &Shared<P, E>,
         given: <CredentialFuture as Future>::Output,
+        content: Option<&[u8]>,
     ) -> Result<Credential, NoReplay> {
         let next = self.facts.next;
-        let stats = &shared.policy.live.stats;
-        let credential = given.inspect_err(|error| self.facts.ledger.unavailable(stats, next, error))?;
-        match self.sent(shared) {
-            Some((slot, sent)) if slot != next && sent.is_same_secret(&credential) => {
-                Err(NoReplay::SameCredential)
-            }
-            _ => Ok(credential),
+        let live = &*shared.policy.live;
+        let credential = given.inspect_err(|error| self.facts.ledger.unavailable(&live.stats, next, error))?;
+        let Some((slot, sent)) = self.sent(shared) else { return Ok(credential) };
+        if slot != next && sent.is_same_secret(&credential) {
+            return Err(NoReplay::SameCredential);
         }
+        // Content that streams is not known, so no other request can be the same.
+        self.facts.cooldown_key = content.map(|content| {
+            let (one, other) = (sent.secret(), credential.secret());
+            let request = self.facts.request_key.to_ne_bytes();
+            // The order of the two does not matter: the next call may begin with the other.
+            live.memory.hash(&[&request, content, one.min(other), one.max(other)])
+        });
+        if self.facts.cooldown_key.is_some_and(|key| live.cooldowns.get(key).is_some()) {
+            return Err(NoReplay::CoolingDown);
+        }
+        Ok(credential)
     }
 
     /// The second attempt is about to be sent.
     pub(crate) fn send_again(&mut self, policy: &Policy, credential: Credential) {
+        self.facts.as_of = self.facts.key.map_or(0, |key| policy.live.memory.version(key));
         self.facts.ledger.sent(&policy.live.stats, self.facts.next, true);
         self.facts.sent = Some(self.facts.next);
         self.facts.credential = Some(credential);
@@ -494,7 +560,7 @@ impl Call {
     /// The call ends with an error.
     pub(crate) fn fail<B>(&mut self, policy: &Policy, rewind: &mut Option<Rewind<B>>) {
         *rewind = None;
-        self.facts.ledger.fail(&policy.live.stats);
+        self.facts.ledger.fail(&policy.live);
     }
 
     /// The call ends with this answer.
@@ -511,6 +577,6 @@ impl Call {
         if let Some(rewind) = rewind.take() {
             rewind.release();
         }
-        self.facts.ledger.end(&policy.live.stats, &mut answer.head.extensions);
+        self.facts.ledger.end(&policy.live, &mut answer.head.extensions);
     }
 }

@@ -124,6 +124,11 @@ impl Credential {
         })
     }
 
+    /// The secret itself, to be hashed.
+    pub(crate) fn secret(&self) -> &[u8] {
+        self.inner.value.as_bytes()
+    }
+
     /// The header that carries it.
     pub fn name(&self) -> &HeaderName {
         &self.inner.name

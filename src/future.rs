@@ -4,24 +4,22 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::{Request, Response, request};
 use http_body::Body;
-use pin_project::{pin_project, pinned_drop};
+use pin_project::pin_project;
 use tower_service::Service;
 
-use crate::answer::{Answer, Peeking};
+use crate::answer::{Answer, Inspection};
 use crate::body::{PeekBody, ReplayBody, Rewind};
 use crate::call::Call;
 use crate::classify::Decision;
 use crate::error::{BoxError, Error};
-use crate::pooled::Pooled;
 use crate::preference::Slot;
 use crate::provider::{AuthProvider, CredentialFuture};
 use crate::second::{Second, Way};
-use crate::service::Base;
+use crate::service::{Base, OpenCall};
 
 /// The future of [`CredentialFallback`](crate::CredentialFallback).
 ///
@@ -32,16 +30,17 @@ use crate::service::Base;
 ///
 /// # Panics
 ///
-/// In a Tokio runtime without its time driver, if an answer that is looked at is slow to come.
-#[pin_project(PinnedDrop)]
+/// If it is polled after it was ready. A panic of the inner service, a provider, a classifier or an observer goes through;
+/// the call is then counted as failed, and its observers are told so.
+#[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<S, P, E, B, RB>
 where
     S: Service<Request<ReplayBody<B>>>,
     RB: Body,
 {
-    pub(crate) base: Arc<Base<S, P, E>>,
-    pub(crate) call: Pooled,
+    /// First, so that the call is settled before anything else of it is dropped.
+    pub(crate) open: OpenCall<S, P, E>,
     /// The way back to the start of the request's body, if a second attempt may follow.
     pub(crate) rewind: Option<Rewind<B>>,
     #[pin]
@@ -65,7 +64,7 @@ pub(crate) enum State<S, F, B, RB: Body> {
         response: F,
     },
     Peek {
-        peek: Option<Box<(Answer<RB>, Peeking)>>,
+        peek: Option<Box<(Answer<RB>, Inspection)>>,
     },
     Second {
         second: Option<Box<Second<S, B, RB>>>,
@@ -110,7 +109,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let (call, rewind, base) = (&mut **this.call, this.rewind, &**this.base);
+        let (call, base) = this.open.parts();
+        let rewind = this.rewind;
         let shared = &*base.shared;
         let policy = &shared.policy;
         loop {
@@ -141,18 +141,20 @@ where
             // The inner service's future goes before its answer is looked at.
             this.state.set(State::Done);
             if call.is_signed() {
-                let mut decision = policy.classifier.head(&answer.head);
-                if decision == Decision::Inspect && call.may_peek() && policy.may_inspect(&answer.head) {
-                    let mut peeking = Peeking::default();
-                    match answer.poll_decision(cx, policy, &mut peeking) {
-                        Poll::Ready(decided) => decision = decided,
+                let decision = policy.classifier.head(&answer.head);
+                let verdict = if decision == Decision::Inspect && call.may_peek() && policy.may_inspect(&answer.head) {
+                    let mut inspection = Inspection::default();
+                    match answer.poll_verdict(cx, policy, &mut inspection) {
+                        Poll::Ready(verdict) => verdict,
                         Poll::Pending => {
-                            this.state.set(State::Peek { peek: Some(Box::new((answer, peeking))) });
+                            this.state.set(State::Peek { peek: Some(Box::new((answer, inspection))) });
                             return Poll::Pending;
                         }
                     }
-                }
-                if !call.conclude(shared, &mut answer, decision, rewind) {
+                } else {
+                    answer.judge_by_head(policy, decision)
+                };
+                if !call.conclude(shared, &mut answer, verdict, rewind) {
                     this.state.set(State::second(answer));
                     continue;
                 }
@@ -219,10 +221,10 @@ where
         }
 
         StateProj::Peek { peek } => {
-            let (answer, peeking) = &mut **peek.as_mut().expect(TAKEN);
-            let decision = ready!(answer.poll_decision(cx, policy, peeking));
+            let (answer, inspection) = &mut **peek.as_mut().expect(TAKEN);
+            let verdict = ready!(answer.poll_verdict(cx, policy, inspection));
             let (mut answer, _) = *peek.take().expect(TAKEN);
-            if call.conclude(shared, &mut answer, decision, rewind) {
+            if call.conclude(shared, &mut answer, verdict, rewind) {
                 Waited::End(Ok(answer.into_response()))
             } else {
                 Waited::For(State::second(answer))
@@ -247,18 +249,6 @@ where
 
         StateProj::Attempt { .. } | StateProj::Done => panic!("`ResponseFuture` polled after it was ready"),
     })
-}
-
-#[pinned_drop]
-impl<S, P, E, B, RB> PinnedDrop for ResponseFuture<S, P, E, B, RB>
-where
-    S: Service<Request<ReplayBody<B>>>,
-    RB: Body,
-{
-    fn drop(self: Pin<&mut Self>) {
-        let this = self.project();
-        this.call.ledger().give_up(&this.base.shared.policy.live.stats);
-    }
 }
 
 impl<S, P, E, B, RB> fmt::Debug for ResponseFuture<S, P, E, B, RB>

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::preference::{Memory, Order};
+use crate::preference::{Expiring, Memory, Order, Slot};
 use crate::report::{Report, Stats};
 
 /// Changes the order of a live client, and tells what has happened.
@@ -62,12 +62,22 @@ impl fmt::Debug for FallbackHandle {
 pub(crate) struct Live {
     order: AtomicU8,
     pub(crate) memory: Arc<Memory>,
+    /// The slot that a request begins with, once: an earlier call with the same request was rejected by the other slot.
+    pub(crate) hints: Expiring<Slot>,
+    /// Requests that both credentials were rejected for a moment ago.
+    pub(crate) cooldowns: Expiring<()>,
     pub(crate) stats: Stats,
 }
 
 impl Live {
     pub(crate) fn new(order: Order, memory: Arc<Memory>) -> Self {
-        Self { order: AtomicU8::new(order as u8), memory, stats: Stats::new() }
+        Self {
+            order: AtomicU8::new(order as u8),
+            memory,
+            hints: Expiring::new(),
+            cooldowns: Expiring::new(),
+            stats: Stats::new(),
+        }
     }
 
     pub(crate) fn order(&self) -> Order {

@@ -16,7 +16,7 @@ use crate::lane::Lanes;
 use crate::observe::Observe;
 use crate::origin::Origin;
 use crate::policy::Policy;
-use crate::preference::{LeftBehind, Memory, Order, ResourceKey, SharedPreferences, Slot};
+use crate::preference::{LeftBehind, LeftMemory, Memory, Order, ResourceKey, SharedPreferences, Slot};
 use crate::provider::{AuthProvider, CredentialFuture};
 use crate::service::CredentialFallback;
 
@@ -66,7 +66,7 @@ const REPLAY_LIMIT: usize = 1024 * 1024;
 /// Big enough for the error answers of every API we have seen, small enough to hold for each call.
 const INSPECT_LIMIT: usize = 8 * 1024;
 
-/// Long enough that a caller's retry loop is not doubled, short enough that nobody notices after a
+/// Long enough that a caller's retry loop does not cost twice, short enough that nobody notices after a
 /// permission was granted.
 const COOLDOWN: Duration = Duration::from_secs(1);
 
@@ -153,8 +153,7 @@ impl<P, E> CredentialFallbackLayer<P, E> {
         self
     }
 
-    /// What names a request's resource, for [`Order::Adaptive`] and for the cooldown. Default: the
-    /// request's origin.
+    /// What names a request's resource, for [`Order::Adaptive`] and the report. Default: the request's origin.
     pub fn with_resource_key(mut self, key: impl ResourceKey + 'static) -> Self {
         self.policy.resource = Some(Arc::new(key));
         self
@@ -163,7 +162,7 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     /// What requests may refer to that does not move with their resource, such as a bot's conversations: a replay
     /// does without it, if it is not its account's. Default: nothing; requests are replayed as they are.
     pub fn with_left_behind(mut self, rule: impl LeftBehind + 'static) -> Self {
-        self.policy.left_behind = Some((Arc::new(rule), Arc::new(Memory::new())));
+        self.policy.left_behind = Some((Arc::new(rule), Arc::new(LeftMemory::new())));
         self
     }
 
@@ -171,9 +170,8 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     ///
     /// If the refusal comes before more has been sent, the body is taken over by the second attempt: what was
     /// kept, then the rest. If it comes later, the caller gets the refusal, with
-    /// [`NoReplay::BodyTooLarge`](crate::NoReplay::BodyTooLarge). With [`Order::Adaptive`], the other credential goes
-    /// first for that resource the next time; where no resource is named, pin the retry with
-    /// [`CredentialChoice`](crate::CredentialChoice).
+    /// [`NoReplay::BodyTooLarge`](crate::NoReplay::BodyTooLarge). With [`Order::Adaptive`], the next call with the same
+    /// method, URI, resource and user then begins with the other credential, once.
     /// Bodies in memory (`Full<Bytes>`, `Empty`) have no limit, since nothing more is kept of them.
     pub fn with_replay_limit(mut self, bytes: usize) -> Self {
         self.policy.replay_limit = bytes;
@@ -187,9 +185,11 @@ impl<P, E> CredentialFallbackLayer<P, E> {
         self
     }
 
-    /// How long a resource that refused both credentials is not asked twice again. Default: 1 second.
+    /// How long a request is not sent twice again that both credentials were rejected for. Default: 1 second; zero turns
+    /// it off.
     ///
-    /// Without [`with_resource_key`](Self::with_resource_key), that is the path, not the whole origin.
+    /// It holds back the *same* request alone: method, URI, user and content are equal, and so are the two credentials.
+    /// Streaming bodies cannot be compared, so they are never held back.
     pub fn with_cooldown(mut self, cooldown: Duration) -> Self {
         self.policy.cooldown = cooldown;
         self

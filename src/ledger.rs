@@ -1,25 +1,27 @@
-//! [`Ledger`]: what has happened in one call, and the telling of it.
+//! [`Ledger`]: records what happens in one call.
 
 use http::{Extensions, Method, StatusCode, Uri};
 
-use crate::classify::{Rejection, RejectionKind};
+use crate::classify::RejectionKind;
+use crate::handle::Live;
 use crate::observe::{CallEvent, Ending, Watch};
-use crate::outcome::{Attempt, NoReplay, Outcome, SoFar};
+use crate::outcome::{Attempt, NoReplay, Outcome, SoFar, Verdict};
 use crate::policy::Policy;
 use crate::preference::Slot;
 use crate::provider::CredentialError;
-use crate::report::Stats;
+use crate::report::{Stats, Subject};
 
-/// Writes each fact of a call where it belongs: into its [`Outcome`], the counts of the layer, and the ears of
-/// observers.
+/// Records each event of a call in its [`Outcome`], in the layer's statistics, and with observers.
 #[derive(Default)]
 pub(crate) struct Ledger {
     outcome: SoFar,
     watch: Watch,
     /// The slot of the attempt that has been sent and not been answered.
     under_way: Option<Slot>,
-    /// Whether the last answer says nothing of the credential.
-    is_unclear: bool,
+    /// What the request is about, and the slot whose turn it was first; `None` if no credential was to serve it.
+    plan: Option<(Subject, Slot)>,
+    /// Whether the fallback's provider had no credential.
+    has_no_fallback: bool,
     has_ended: bool,
 }
 
@@ -28,8 +30,14 @@ impl Ledger {
     #[inline]
     pub(crate) fn begin(&mut self, policy: &Policy, method: &Method, uri: &Uri) {
         if !policy.observers.is_empty() {
-            self.watch = Watch::begin(&policy.observers, method, uri);
+            self.watch.begin(&policy.observers, method, uri);
         }
+    }
+
+    /// A credential is to serve the call, this slot's first.
+    #[inline]
+    pub(crate) fn plan(&mut self, subject: Subject, first: Slot) {
+        self.plan = Some((subject, first));
     }
 
     /// Whether there are observers.
@@ -38,7 +46,7 @@ impl Ledger {
         self.watch.is_on()
     }
 
-    /// Calls `inner` in the midst of all observers.
+    /// Runs `inner` inside every observer's `enter` hook.
     pub(crate) fn enter<T>(&mut self, inner: impl FnOnce() -> T) -> T {
         self.watch.enter(inner)
     }
@@ -55,29 +63,21 @@ impl Ledger {
 
     /// It was answered.
     #[inline]
-    pub(crate) fn answered(
-        &mut self,
-        stats: &Stats,
-        slot: Slot,
-        status: StatusCode,
-        refused: Option<Rejection>,
-    ) {
-        self.outcome.record(slot, refused);
+    pub(crate) fn answered(&mut self, stats: &Stats, slot: Slot, status: StatusCode, verdict: Verdict) {
+        self.outcome.record(slot, verdict);
         self.under_way = None;
-        self.is_unclear = refused.is_none() && says_nothing_of_the_credential(status);
-        if self.is_unclear {
-            stats.unclear(slot);
+        match &verdict {
+            Verdict::Accepted => {}
+            Verdict::Inconclusive => stats.inconclusive(slot),
+            Verdict::Rejected(rejection) => stats.refused(slot, rejection),
         }
-        if let Some(rejection) = &refused {
-            stats.refused(slot, rejection);
-        }
-        let is_unclear = self.is_unclear;
-        self.watch.event(|| CallEvent::Answered { slot, status, refused, is_unclear });
+        self.watch.event(|| CallEvent::Answered { slot, status, verdict });
     }
 
     /// A provider has no credential.
     pub(crate) fn unavailable(&mut self, stats: &Stats, slot: Slot, error: &CredentialError) {
         stats.unavailable(slot);
+        self.has_no_fallback |= slot == Slot::Fallback;
         self.watch.event(|| CallEvent::Unavailable { slot, error });
     }
 
@@ -90,12 +90,12 @@ impl Ledger {
 
     /// The call ends with the answer to its last attempt, whose extensions these are.
     #[inline]
-    pub(crate) fn end(&mut self, stats: &Stats, extensions: &mut Extensions) {
+    pub(crate) fn end(&mut self, live: &Live, extensions: &mut Extensions) {
         let ending = match &self.outcome {
-            SoFar::AtOnce(slot) if !self.is_unclear => Ending::Accepted(*slot),
+            SoFar::AtOnce(slot) => Ending::Accepted(*slot),
             _ => self.ending(),
         };
-        self.end_as(stats, ending);
+        self.end_as(live, ending);
         std::mem::take(&mut self.outcome).store(extensions);
     }
 
@@ -103,41 +103,46 @@ impl Ledger {
     fn ending(&self) -> Ending {
         match self.outcome().attempts().last() {
             None => Ending::Unsigned,
-            Some(Attempt { slot, refused: Some(_) }) => Ending::Refused(*slot),
-            Some(Attempt { slot, .. }) if self.is_unclear => Ending::Unclear(*slot),
-            Some(Attempt { slot, .. }) => Ending::Accepted(*slot),
+            Some(Attempt { slot, verdict: Verdict::Accepted }) => Ending::Accepted(*slot),
+            Some(Attempt { slot, verdict: Verdict::Inconclusive }) => Ending::Inconclusive(*slot),
+            Some(Attempt { slot, verdict: Verdict::Rejected(_) }) => Ending::Refused(*slot),
         }
     }
 
     /// The call ends with an error.
-    pub(crate) fn fail(&mut self, stats: &Stats) {
-        self.end_as(stats, Ending::Failed);
-    }
-
-    /// The call's future is dropped. That is its end, if it had none before.
-    #[inline]
-    pub(crate) fn give_up(&mut self, stats: &Stats) {
-        if !self.has_ended {
-            self.end_as(stats, Ending::Abandoned);
-        }
+    pub(crate) fn fail(&mut self, live: &Live) {
+        self.end_as(live, Ending::Failed);
     }
 
     #[inline]
-    fn end_as(&mut self, stats: &Stats, ending: Ending) {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// The call is dropped. That is its end, if it had none before: its caller did not wait, or somebody's code panicked.
+    #[cold]
+    pub(crate) fn give_up(&mut self, live: &Live) {
+        let ending = if std::thread::panicking() { Ending::Failed } else { Ending::Abandoned };
+        self.end_as(live, ending);
+    }
+
+    #[inline]
+    fn end_as(&mut self, live: &Live, ending: Ending) {
         self.has_ended = true;
         if !matches!(ending, Ending::Accepted(_)) {
-            return self.end_in_vain(stats, ending);
+            return self.end_unserved(live, ending);
         }
         self.watch.end(|| ending);
     }
 
     #[cold]
-    fn end_in_vain(&mut self, stats: &Stats, ending: Ending) {
-        // Whatever becomes of a request that bore no credential of ours, it is nothing to learn from.
+    fn end_unserved(&mut self, live: &Live, ending: Ending) {
+        let stats = &live.stats;
+        // Whatever becomes of a request that carried no credential of ours, it is nothing to learn from.
         let is_unsigned = matches!(self.outcome().no_replay(), Some(NoReplay::OutOfScope));
         let ending = if is_unsigned { Ending::Unsigned } else { ending };
-        if self.leaves_the_primary_open() {
-            stats.left_open();
+        if self.leaves_open(live) {
+            stats.left_open(self.plan.map_or(Subject::UNNAMED, |(subject, _)| subject));
         }
         match ending {
             Ending::Unsigned => stats.unsigned(),
@@ -150,24 +155,28 @@ impl Ledger {
             }
             Ending::Abandoned => stats.abandoned(self.under_way),
             // Counted when it was answered.
-            Ending::Unclear(_) | Ending::Accepted(_) => {}
+            Ending::Inconclusive(_) | Ending::Accepted(_) => {}
         }
         self.watch.end(|| ending);
     }
 
-    /// Whether the call ends without its being known whether the primary would have answered where the fallback did
-    /// not.
-    fn leaves_the_primary_open(&self) -> bool {
-        let refused =
-            |slot| self.outcome().attempts().any(|made| made.slot == slot && made.refused.is_some());
-        let is_fallback_of_no_use = refused(Slot::Fallback)
-            || self.outcome().unavailable().is_some_and(|(slot, _)| slot == Slot::Fallback);
-        let is_accepted =
-            self.outcome().attempts().last().is_some_and(|last| last.refused.is_none()) && !self.is_unclear;
-        is_fallback_of_no_use
-            && !is_accepted
-            && !refused(Slot::Primary)
-            && !matches!(self.outcome().no_replay(), Some(NoReplay::Redirected))
+    /// Whether the call, which nobody has served, leaves it open whether the fallback alone would do.
+    fn leaves_open(&self, live: &Live) -> bool {
+        let Some((subject, first)) = self.plan else { return false };
+        // A redirect's target says nothing of our credentials.
+        let is_redirected = matches!(self.outcome().no_replay(), Some(NoReplay::Redirected));
+        let is_rejected =
+            |slot| self.outcome().attempts().any(|made| made.slot == slot && made.rejection().is_some());
+        match (is_rejected(Slot::Primary), is_rejected(Slot::Fallback) && !is_redirected) {
+            // Neither serves it, so the primary is not needed for it.
+            (true, true) => false,
+            (false, true) => true,
+            _ if self.has_no_fallback => true,
+            // The primary alone was asked, as its turn was first. No report says "yes" to that order.
+            (false, false) if first == Slot::Primary && !live.order().is_fallback_first() => false,
+            // Nothing clear from the fallback. That is no question where it has served the same lately.
+            _ => !live.stats.was_served_lately(subject, &live.memory),
+        }
     }
 
     /// Whether all that has happened is that the first attempt was accepted.
@@ -186,19 +195,9 @@ impl Ledger {
         self.outcome.edit()
     }
 
-    /// Whether the last answer says nothing of the credential.
-    pub(crate) fn is_unclear(&self) -> bool {
-        self.is_unclear
-    }
-
     /// Whether a token was refused for its own sake, which says nothing of what the request refers to.
     pub(crate) fn was_a_token_invalid(&self) -> bool {
-        let mut refused = self.outcome().attempts().filter_map(|attempt| attempt.refused);
-        refused.any(|rejection| rejection.kind() == RejectionKind::Unauthenticated)
+        let mut rejections = self.outcome().attempts().filter_map(Attempt::rejection);
+        rejections.any(|rejection| rejection.kind() == RejectionKind::Unauthenticated)
     }
-}
-
-/// Overload, timeouts and failures may come from something before the server's own look at the credential.
-fn says_nothing_of_the_credential(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }

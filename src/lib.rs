@@ -116,14 +116,14 @@ pub mod store;
 pub use body::{CannotRewind, PeekBody, ReplayBody, Rewind};
 #[cfg(feature = "json")]
 pub use classify::JsonCodeClassifier;
-pub use classify::{Classify, Decision, Rejection, RejectionKind, StatusClassifier};
+pub use classify::{BodyPrefix, Classify, Decision, Rejection, RejectionKind, StatusClassifier};
 pub use credential::Credential;
 pub use error::{BoxError, Error, ErrorKind};
 pub use future::ResponseFuture;
 pub use handle::FallbackHandle;
 pub use layer::CredentialFallbackLayer;
 pub use origin::{FinalUri, Origin};
-pub use outcome::{Attempt, NoReplay, Outcome};
+pub use outcome::{Attempt, NoReplay, Outcome, Verdict};
 pub use preference::{
     CredentialChoice, LOG_CAPACITY, Learnt, LeftBehind, LogFuture, Order, PreferenceLog, ResourceKey,
     SharedPreferences, Slot,

@@ -11,8 +11,8 @@ use crate::provider::CredentialError;
 
 /// What happened on the way to an answer.
 ///
-/// The most frequent case (the primary is tried first and accepted) stores nothing, so an answer that
-/// says nothing reads as that. Ask only answers that came through the layer.
+/// If nothing is stored, the primary was accepted at once: the most frequent case costs nothing. Ask only answers that
+/// came through the layer.
 ///
 /// ```
 /// # use http::Response;
@@ -20,7 +20,8 @@ use crate::provider::CredentialError;
 ///
 /// # let response = Response::new(());
 /// let outcome = Outcome::of(&response);
-/// if outcome.answered_by() == Some(Slot::Fallback) {
+/// // Not `answered_by`: the fallback's answer may be a 404 or a 503, which says nothing of the resource.
+/// if outcome.served_by() == Some(Slot::Fallback) {
 ///     println!("this resource has moved: {outcome}");
 /// }
 /// ```
@@ -32,13 +33,47 @@ pub struct Outcome {
     has_started_afresh: bool,
 }
 
-/// One request that was sent, and what was said to it.
+/// One request that was sent, and the verdict on its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attempt {
-    /// The credential it bore.
+    /// The slot of its credential.
     pub slot: Slot,
-    /// Why it was refused; `None` if it was accepted.
-    pub refused: Option<Rejection>,
+    /// What its answer says of that credential.
+    pub verdict: Verdict,
+}
+
+impl Attempt {
+    /// Why its credential was rejected; `None` if it was not.
+    pub fn rejection(&self) -> Option<Rejection> {
+        match self.verdict {
+            Verdict::Rejected(rejection) => Some(rejection),
+            Verdict::Accepted | Verdict::Inconclusive => None,
+        }
+    }
+}
+
+/// What an answer says of the credential that its request carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The credential served the request.
+    Accepted,
+    /// Nothing: an overload, a failure of the server, a rate limit, a bad request, a redirect. The answer is passed on, and
+    /// nothing is learnt from it.
+    Inconclusive,
+    /// The server rejected the credential.
+    Rejected(Rejection),
+}
+
+impl Verdict {
+    /// A short name, the same for ever: fit for a metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Inconclusive => "inconclusive",
+            Self::Rejected(_) => "refused",
+        }
+    }
 }
 
 /// Why a refused request was not sent again with the other credential.
@@ -64,7 +99,7 @@ pub enum NoReplay {
     Redirected,
     /// Both slots hold the same secret.
     SameCredential,
-    /// Both were refused for this resource a moment ago.
+    /// Both credentials were rejected for the same request a moment ago.
     CoolingDown,
     /// The order, or the request's own [`CredentialChoice`](crate::CredentialChoice), allows only one.
     OnlyOne,
@@ -167,7 +202,15 @@ impl Outcome {
         }
     }
 
-    /// The credential whose answer this is, accepted or not; `None` if the request bore none.
+    /// The slot whose credential served the request; `None` if this answer is a rejection, or says nothing of the
+    /// credential.
+    pub fn served_by(&self) -> Option<Slot> {
+        self.attempts().last().filter(|attempt| attempt.verdict == Verdict::Accepted).map(|attempt| attempt.slot)
+    }
+
+    /// The slot of the credential that this is the answer to, accepted or not; `None` if the request carried none.
+    ///
+    /// Whether that credential *served* the request, [`served_by`](Self::served_by) tells.
     pub fn answered_by(&self) -> Option<Slot> {
         self.attempts().last().map(|attempt| attempt.slot)
     }
@@ -179,7 +222,7 @@ impl Outcome {
 
     /// Whether this answer is still a refusal.
     pub fn is_refused(&self) -> bool {
-        self.attempts().last().is_some_and(|attempt| attempt.refused.is_some())
+        self.attempts().last().is_some_and(|attempt| attempt.rejection().is_some())
     }
 
     /// Why a refused request was not sent again, if it was not.
@@ -203,13 +246,13 @@ impl Outcome {
     }
 
     const fn accepted(slot: Slot) -> Self {
-        let attempts = [Some(Attempt { slot, refused: None }), None];
+        let attempts = [Some(Attempt { slot, verdict: Verdict::Accepted }), None];
         Self { attempts, unavailable: None, no_replay: None, has_started_afresh: false }
     }
 
-    fn record(&mut self, slot: Slot, refused: Option<Rejection>) {
+    fn record(&mut self, slot: Slot, verdict: Verdict) {
         if let Some(free) = self.attempts.iter_mut().find(|attempt| attempt.is_none()) {
-            *free = Some(Attempt { slot, refused });
+            *free = Some(Attempt { slot, verdict });
         }
     }
 
@@ -258,10 +301,10 @@ pub(crate) enum SoFar {
 
 impl SoFar {
     #[inline]
-    pub(crate) fn record(&mut self, slot: Slot, refused: Option<Rejection>) {
+    pub(crate) fn record(&mut self, slot: Slot, verdict: Verdict) {
         match self {
-            Self::Nothing if refused.is_none() => *self = Self::AtOnce(slot),
-            _ => self.edit().record(slot, refused),
+            Self::Nothing if verdict == Verdict::Accepted => *self = Self::AtOnce(slot),
+            _ => self.edit().record(slot, verdict),
         }
     }
 
@@ -318,9 +361,9 @@ impl fmt::Display for Outcome {
         }
         for (nth, attempt) in self.attempts().enumerate() {
             let separator = if nth == 0 { "" } else { ", then " };
-            match attempt.refused {
-                Some(rejection) => write!(f, "{separator}{} refused: {rejection}", attempt.slot)?,
-                None => write!(f, "{separator}{} accepted", attempt.slot)?,
+            write!(f, "{separator}{} {}", attempt.slot, attempt.verdict.as_str())?;
+            if let Some(rejection) = attempt.rejection() {
+                write!(f, ": {rejection}")?;
             }
         }
         if self.has_started_afresh {
@@ -344,7 +387,7 @@ mod tests {
     fn a_plain_success_stores_nothing_and_reads_as_the_primary() {
         let mut response = Response::new(());
         let mut outcome = SoFar::default();
-        outcome.record(Slot::Primary, None);
+        outcome.record(Slot::Primary, Verdict::Accepted);
         outcome.store(response.extensions_mut());
         assert!(response.extensions().is_empty());
         assert_eq!(Outcome::of(&response).answered_by(), Some(Slot::Primary));
@@ -355,15 +398,27 @@ mod tests {
     fn an_outcome_reads_as_a_sentence() {
         let mut outcome = SoFar::default();
         let rejection = Rejection::new(RejectionKind::Forbidden, StatusCode::OK).with_code(4101);
-        outcome.record(Slot::Primary, Some(rejection));
-        outcome.record(Slot::Fallback, None);
+        outcome.record(Slot::Primary, Verdict::Rejected(rejection));
+        outcome.record(Slot::Fallback, Verdict::Accepted);
         assert_eq!(
             outcome.read().to_string(),
             "primary refused: forbidden (HTTP 200, code 4101), then fallback accepted"
         );
         let mut response = Response::new(());
         outcome.store(response.extensions_mut());
-        assert_eq!(Outcome::of(&response).answered_by(), Some(Slot::Fallback));
+        assert_eq!(Outcome::of(&response).served_by(), Some(Slot::Fallback));
         assert_eq!(Outcome::of(&response).attempts().count(), 2);
+    }
+
+    #[test]
+    fn an_inconclusive_answer_was_served_by_nobody() {
+        let mut outcome = SoFar::default();
+        outcome.record(Slot::Fallback, Verdict::Inconclusive);
+        let mut response = Response::new(());
+        outcome.store(response.extensions_mut());
+        let outcome = Outcome::of(&response);
+        assert_eq!((outcome.answered_by(), outcome.served_by()), (Some(Slot::Fallback), None));
+        assert!(!outcome.is_refused());
+        assert_eq!(outcome.to_string(), "fallback inconclusive");
     }
 }

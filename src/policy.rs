@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, request, response};
+use http::{Extensions, HeaderMap, Method, Request, StatusCode, Uri, request, response};
 
-use crate::classify::{Classify, Decision, Rejection};
+use crate::classify::Classify;
 use crate::credential::Credential;
 use crate::handle::Live;
 use crate::headers::first_values;
 use crate::observe::Observe;
 use crate::origin::{Origin, is_plaintext_to_another_host};
-use crate::preference::{LeftBehind, Memory, ResourceKey, Slot};
+use crate::preference::{LeftBehind, LeftMemory, ResourceKey, Slot};
 
 /// The layer's settings and memory; cheap to clone.
 #[derive(Clone)]
@@ -22,7 +22,7 @@ pub(crate) struct Policy {
     /// `None`: the origin is the resource.
     pub(crate) resource: Option<Arc<dyn ResourceKey>>,
     /// With a memory of its own: what is left behind is no resource, and may be a multitude.
-    pub(crate) left_behind: Option<(Arc<dyn LeftBehind>, Arc<Memory>)>,
+    pub(crate) left_behind: Option<(Arc<dyn LeftBehind>, Arc<LeftMemory>)>,
     pub(crate) replay_limit: usize,
     pub(crate) inspect_limit: usize,
     pub(crate) cooldown: Duration,
@@ -48,28 +48,33 @@ impl Policy {
         is_plaintext_to_another_host(uri) && !self.plaintext.iter().any(|origin| origin.contains(uri))
     }
 
+    /// The key of the request's resource; `None` if it is about no single one.
     pub(crate) fn key(&self, head: &request::Parts, content: &[u8]) -> Option<u64> {
         let Some(resource) = &self.resource else { return Some(self.live.memory.key(&head.uri, None)) };
         let name = resource.resource(head, content)?;
         Some(self.live.memory.key(&head.uri, Some(name)))
     }
 
-    /// What holds back when both were refused: the resource, or where none is named, the path. Not all of an
-    /// origin, since one closed path says nothing of the others; and of one user alone, where each has tokens of
-    /// their own.
-    pub(crate) fn cool_key(&self, uri: &Uri, key: u64, user: u64) -> u64 {
-        user ^ if self.resource.is_some() { key } else { self.live.memory.key(uri, Some(uri.path())) }
-    }
-
-    /// Whom the request is made for; 0 for nobody in particular.
-    pub(crate) fn user(&self, head: &request::Parts) -> u64 {
+    /// A hash of what makes two requests the same, as far as their heads tell: method, URI, resource and user.
+    pub(crate) fn request_key(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        extensions: &Extensions,
+        key: Option<u64>,
+    ) -> u64 {
         #[cfg(feature = "oauth")]
-        if let Some(user) = head.extensions.get::<crate::oauth::UserId>() {
-            return self.live.memory.key(&head.uri, Some(user.as_str()));
-        }
+        let user = extensions.get::<crate::oauth::UserId>().map_or("", crate::oauth::UserId::as_str);
         #[cfg(not(feature = "oauth"))]
-        let _ = head;
-        0
+        let (user, _) = ("", extensions);
+        self.live.memory.hash(&[
+            method.as_str().as_bytes(),
+            uri.scheme_str().unwrap_or_default().as_bytes(),
+            uri.authority().map_or("", |authority| authority.as_str()).as_bytes(),
+            uri.path_and_query().map_or("", |path| path.as_str()).as_bytes(),
+            &key.unwrap_or_default().to_ne_bytes(),
+            user.as_bytes(),
+        ])
     }
 
     /// Puts the credential into a head, in place of whatever the caller had put there.
@@ -83,18 +88,6 @@ impl Policy {
 
     pub(crate) fn may_inspect(&self, head: &response::Parts) -> bool {
         self.inspect_limit > 0 && has_readable_body(head)
-    }
-
-    /// The last word on an answer: what is still open is decided by status alone.
-    pub(crate) fn settle(&self, decision: Decision, head: &response::Parts) -> Option<Rejection> {
-        let decision = match decision {
-            Decision::Inspect => self.classifier.body(head, b""),
-            decided => decided,
-        };
-        match decision {
-            Decision::Reject(rejection) => Some(rejection),
-            Decision::Accept | Decision::Inspect => None,
-        }
     }
 }
 

@@ -6,10 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response, request};
 use http_body::Body;
-use tokio::time::Sleep;
 use tower_service::Service;
 
-use crate::answer::{Answer, poll_drain};
+use crate::answer::{Answer, Patience, poll_drain};
 use crate::body::{ReplayBody, Rewind};
 use crate::call::Call;
 use crate::credential::Credential;
@@ -28,7 +27,7 @@ pub(crate) struct Second<S, B, RB: Body> {
 enum Step<S, B> {
     /// The refusal is read on, so that its connection can be used again.
     Drain {
-        patience: Option<Pin<Box<Sleep>>>,
+        patience: Patience,
     },
     Credential {
         credential: CredentialFuture,
@@ -97,7 +96,8 @@ where
 
                 Step::Credential { credential, head } => {
                     let given = ready!(Pin::new(credential).poll(cx));
-                    match call.accept_other(shared, given) {
+                    let content = rewind.as_ref().and_then(Rewind::content);
+                    match call.accept_other(shared, given, content) {
                         Ok(credential) => {
                             let mut head = head.take().expect(TAKEN);
                             policy.put(call.next(), &credential, &mut head.headers);

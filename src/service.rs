@@ -10,7 +10,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::body::{PeekBody, ReplayBody};
-use crate::call::Start;
+use crate::call::{Call, Start};
 use crate::error::BoxError;
 use crate::future::{FirstCredential, ResponseFuture, State};
 use crate::layer::Shared;
@@ -62,6 +62,30 @@ impl<S: Clone, P, E> CredentialFallback<S, P, E> {
     }
 }
 
+/// A call from its begin to its end. Dropped before that, it is settled: whoever panicked, or did not wait.
+pub(crate) struct OpenCall<S, P, E> {
+    base: Arc<Base<S, P, E>>,
+    call: Pooled,
+}
+
+impl<S, P, E> OpenCall<S, P, E> {
+    fn new(base: &Arc<Base<S, P, E>>) -> Self {
+        Self { base: Arc::clone(base), call: Pooled::take() }
+    }
+
+    #[inline]
+    pub(crate) fn parts(&mut self) -> (&mut Call, &Base<S, P, E>) {
+        (&mut self.call, &self.base)
+    }
+}
+
+impl<S, P, E> Drop for OpenCall<S, P, E> {
+    #[inline]
+    fn drop(&mut self) {
+        self.call.settle(&self.base.shared.policy);
+    }
+}
+
 impl<S, P, E, B, RB> Service<Request<B>> for CredentialFallback<S, P, E>
 where
     S: Service<Request<ReplayBody<B>>, Response = Response<RB>> + Clone,
@@ -81,10 +105,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let base = Arc::clone(&self.base);
+        let mut open = OpenCall::new(&self.base);
+        let (call, base) = open.parts();
         let shared = &*base.shared;
-        let mut pooled = Pooled::take();
-        let call = &mut *pooled;
         call.open(&shared.policy, &request);
         let is_for_a_proxy = is_for_a_proxy(&request);
         let (mut head, body) = request.into_parts();
@@ -113,7 +136,7 @@ where
                 State::Failed { error: Some(error) }
             }
         };
-        ResponseFuture { base, call: pooled, rewind: way_back, state }
+        ResponseFuture { open, rewind: way_back, state }
     }
 }
 

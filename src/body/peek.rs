@@ -46,6 +46,11 @@ impl<B: Body> PeekBody<B> {
         }
     }
 
+    /// Whether it ended in an error.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(&self.kind, Kind::Seen(seen) if seen.has_failed())
+    }
+
     /// Whether this [`prefix`](Self::prefix) is all of the data, up to an end that was seen.
     pub(crate) fn is_all_of(&self, prefix: &[u8]) -> bool {
         match &self.kind {

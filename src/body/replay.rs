@@ -166,6 +166,14 @@ enum RewindKind<B> {
 }
 
 impl<B> Rewind<B> {
+    /// The whole body, if that is in memory.
+    pub(crate) fn content(&self) -> Option<&[u8]> {
+        match &self.0 {
+            RewindKind::Memory(content) => Some(content),
+            RewindKind::Stream(_) | RewindKind::AlreadyRewindable => None,
+        }
+    }
+
     /// Stops the first body from being sent on, until it is decided who goes on.
     ///
     /// Without this, it could pass the limit while the second attempt is prepared.

@@ -39,9 +39,14 @@ impl<B: Body> Seen<B> {
         self.rest.is_none()
     }
 
+    /// Whether it ended in an error, which is not yet handed on.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.tail, Some(Err(_)))
+    }
+
     /// Whether this is all of the data, up to an end that was seen.
     pub(super) fn is_all_of(&self, prefix: &[u8]) -> bool {
-        self.is_whole() && prefix.len() == self.len && !matches!(self.tail, Some(Err(_)))
+        self.is_whole() && prefix.len() == self.len && !self.has_failed()
     }
 
     /// What was seen, in one piece; what is beyond the limit may be left out.

@@ -98,7 +98,7 @@ impl JsonCodeClassifier {
             Some(kind) => Decision::Reject(Rejection::new(kind, status).with_code(code)),
             // Such APIs write 0 for "no error": a 401 with it is still a 401.
             None if code == 0 => self.statuses.decide(status),
-            None => Decision::Accept,
+            None => Decision::Inconclusive,
         }
     }
 
@@ -113,7 +113,7 @@ impl JsonCodeClassifier {
             first => first,
         };
         if let Some(code) = at_an_end {
-            return self.kind_of(code).is_none().then_some(Decision::Accept);
+            return self.kind_of(code).is_none().then_some(if code == 0 { Decision::Accept } else { Decision::Inconclusive });
         }
         let mut rest = prefix;
         while rest.len() >= self.least
@@ -126,7 +126,7 @@ impl JsonCodeClassifier {
             }
             rest = behind;
         }
-        Some(if self.codes.is_empty() { Decision::Accept } else { Decision::Inspect })
+        Some(Decision::Inspect)
     }
 
     #[inline]
@@ -152,7 +152,7 @@ impl JsonCodeClassifier {
 impl Classify for JsonCodeClassifier {
     fn head(&self, head: &response::Parts) -> Decision {
         if head.status == StatusCode::TOO_MANY_REQUESTS || head.status.is_server_error() {
-            Decision::Accept
+            Decision::Inconclusive
         } else if is_json(&head.headers) {
             Decision::Inspect
         } else {
@@ -160,15 +160,9 @@ impl Classify for JsonCodeClassifier {
         }
     }
 
-    fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision {
-        if prefix.is_empty() {
-            return self.statuses.decide(head.status);
-        }
-        self.look(head, prefix, false)
-    }
-
-    fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {
-        self.look(head, content, true)
+    fn body(&self, head: &response::Parts, prefix: super::BodyPrefix<'_>) -> Decision {
+        let decision = if prefix.bytes().is_empty() { Decision::Inspect } else { self.look(head, prefix.bytes(), prefix.is_complete()) };
+        if decision == Decision::Inspect && prefix.is_last() { self.statuses.decide(head.status) } else { decision }
     }
 }
 

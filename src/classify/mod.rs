@@ -2,42 +2,31 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{StatusCode, response};
 
+mod body_prefix;
 #[cfg(feature = "json")]
 mod json_code;
 mod status;
 
+pub use body_prefix::BodyPrefix;
 #[cfg(feature = "json")]
 pub use json_code::JsonCodeClassifier;
 pub use status::StatusClassifier;
 
-/// Tells a refusal of the credential from every other answer.
-///
-/// [`head`](Self::head) is asked first. If it says [`Decision::Inspect`], the layer reads the body up to its
-/// inspect limit and asks [`body`](Self::body) with what it has, again when more has come, until it
-/// gets another decision; or [`whole`](Self::whole), if that is all there is.
+/// Judges an answer: did this credential serve the request, was it rejected, or does the answer say neither?
 pub trait Classify: Send + Sync {
     /// Judges by status and headers.
     fn head(&self, head: &response::Parts) -> Decision;
 
-    /// Judges by the first bytes of the body as well.
-    ///
-    /// `prefix` is all that has arrived so far. [`Decision::Inspect`] asks for more.
-    ///
-    /// If no more will be looked at (the body or the limit is reached), or if the body cannot be looked at
-    /// at all (`HEAD`, 204, 304, event streams, encoded bodies, upgrades), the layer asks a last time with
-    /// an empty prefix: that is the question "and by status alone?". `Inspect` then counts as `Accept`.
-    fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision;
+    /// Judges by the body so far.
+    fn body(&self, head: &response::Parts, prefix: BodyPrefix<'_>) -> Decision;
 
-    /// Judges by status, headers and the whole body, which is not empty: asked instead of [`body`](Self::body) once
-    /// the end of the body was seen, be it that the same bytes have been asked about before. By default, it is the same
-    /// question.
-    ///
-    /// [`Decision::Inspect`] leaves it to the status, as there.
-    fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {
-        self.body(head, content)
+    /// How long the head waits for a decision about a slow body. Default: 1 second.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(1)
     }
 }
 
@@ -46,22 +35,25 @@ impl<C: Classify + ?Sized> Classify for Arc<C> {
         (**self).head(head)
     }
 
-    fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision {
+    fn body(&self, head: &response::Parts, prefix: BodyPrefix<'_>) -> Decision {
         (**self).body(head, prefix)
     }
 
-    fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {
-        (**self).whole(head, content)
+    fn patience(&self) -> Duration {
+        (**self).patience()
     }
 }
 
-/// What a classifier says of an answer.
+/// The verdict on an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Decision {
-    /// Not a refusal of the credential: the caller gets the answer, be it a success or another failure.
+    /// This credential served the request.
     Accept,
-    /// The server refused the credential.
+    /// The server rejected the credential.
     Reject(Rejection),
+    /// Neither.
+    Inconclusive,
     /// (More of) the body has to be seen.
     Inspect,
 }

@@ -52,7 +52,7 @@ impl StatusClassifier {
     }
 
     pub(crate) fn decide(&self, status: StatusCode) -> Decision {
-        self.rejection(status).map_or(Decision::Accept, Decision::Reject)
+        self.rejection(status).map_or_else(|| if status.is_success() || status == StatusCode::NOT_MODIFIED || status == StatusCode::SWITCHING_PROTOCOLS { Decision::Accept } else { Decision::Inconclusive }, Decision::Reject)
     }
 }
 
@@ -67,7 +67,7 @@ impl Classify for StatusClassifier {
         self.decide(head.status)
     }
 
-    fn body(&self, head: &response::Parts, _prefix: &[u8]) -> Decision {
+    fn body(&self, head: &response::Parts, _prefix: super::BodyPrefix<'_>) -> Decision {
         self.decide(head.status)
     }
 }

@@ -59,12 +59,8 @@ impl Classify for CozeClassifier {
         self.by_code.head(head)
     }
 
-    fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision {
+    fn body(&self, head: &response::Parts, prefix: crate::classify::BodyPrefix<'_>) -> Decision {
         self.by_code.body(head, prefix)
-    }
-
-    fn whole(&self, head: &response::Parts, content: &[u8]) -> Decision {
-        self.by_code.whole(head, content)
     }
 }
 

@@ -7,15 +7,15 @@ use http::{Method, Uri};
 
 use super::{CallEvent, Ending, Observe, ObserveCall, TokenEvent};
 use crate::classify::RejectionKind;
-use crate::outcome::NoReplay;
+use crate::outcome::{NoReplay, Verdict};
 use crate::preference::Slot;
 
 /// Counters and a histogram, for whatever recorder is installed (Prometheus, StatsD, …).
 ///
 /// | metric | kind | labels |
 /// | --- | --- | --- |
-/// | `credential_fallback_calls_total` | counter | `ending`: accepted, unclear, refused, failed, abandoned, unsigned; `slot` |
-/// | `credential_fallback_attempts_total` | counter | `slot`; `verdict`: accepted, unclear, refused, failed, abandoned; `reason`: unauthenticated, forbidden, not_found, none |
+/// | `credential_fallback_calls_total` | counter | `ending`: accepted, inconclusive, refused, failed, abandoned, unsigned; `slot` |
+/// | `credential_fallback_attempts_total` | counter | `slot`; `verdict`: accepted, inconclusive, refused, failed, abandoned; `reason`: unauthenticated, forbidden, not_found, none |
 /// | `credential_fallback_needed_total` | counter | `slot` that was accepted where the other was refused or not to be had |
 /// | `credential_fallback_replays_total` | counter | `slot`, of the replay |
 /// | `credential_fallback_not_replayed_total` | counter | `cause`: see [`NoReplay::as_str`] |
@@ -58,11 +58,11 @@ struct Series {
 struct SlotMetrics {
     accepted: Counter,
     refused: [Counter; RejectionKind::ALL.len()],
-    unclear: Counter,
+    inconclusive: Counter,
     failed: Counter,
     abandoned: Counter,
     ended_accepted: Counter,
-    ended_unclear: Counter,
+    ended_inconclusive: Counter,
     ended_refused: Counter,
     needed: Counter,
     replays: Counter,
@@ -138,11 +138,11 @@ impl SlotMetrics {
         Self {
             accepted: attempts("accepted", "none"),
             refused: RejectionKind::ALL.map(|kind| attempts("refused", kind.as_str())),
-            unclear: attempts("unclear", "none"),
+            inconclusive: attempts("inconclusive", "none"),
             failed: attempts("failed", "none"),
             abandoned: attempts("abandoned", "none"),
             ended_accepted: call("accepted"),
-            ended_unclear: call("unclear"),
+            ended_inconclusive: call("inconclusive"),
             ended_refused: call("refused"),
             needed: counter!(NEEDED, "slot" => slot),
             replays: counter!(REPLAYS, "slot" => slot),
@@ -221,18 +221,18 @@ impl ObserveCall for Measured {
                     series.slot(*slot).replays.increment(1);
                 }
             }
-            CallEvent::Answered { slot, refused, is_unclear, .. } => {
+            CallEvent::Answered { slot, verdict, .. } => {
                 self.under_way = None;
                 let slot_series = series.slot(*slot);
-                let verdict = match refused {
-                    None if *is_unclear => &slot_series.unclear,
-                    None => &slot_series.accepted,
-                    Some(rejection) => {
+                let counter = match verdict {
+                    Verdict::Accepted => &slot_series.accepted,
+                    Verdict::Inconclusive => &slot_series.inconclusive,
+                    Verdict::Rejected(rejection) => {
                         self.out_of_use = Some(*slot);
                         &slot_series.refused[rejection.kind() as usize]
                     }
                 };
-                verdict.increment(1);
+                counter.increment(1);
             }
             CallEvent::Failed { slot } => {
                 self.under_way = None;
@@ -247,7 +247,7 @@ impl ObserveCall for Measured {
                         }
                         &series.slot(*slot).ended_accepted
                     }
-                    Ending::Unclear(slot) => &series.slot(*slot).ended_unclear,
+                    Ending::Inconclusive(slot) => &series.slot(*slot).ended_inconclusive,
                     Ending::Refused(slot) => &series.slot(*slot).ended_refused,
                     Ending::Failed => &series.failed,
                     Ending::Abandoned => &series.abandoned,
@@ -257,7 +257,7 @@ impl ObserveCall for Measured {
                 if let Some(slot) = self.under_way.take().filter(|_| *ending == Ending::Abandoned) {
                     series.slot(slot).abandoned.increment(1);
                 }
-                if matches!(ending, Ending::Accepted(_) | Ending::Unclear(_) | Ending::Refused(_)) {
+                if matches!(ending, Ending::Accepted(_) | Ending::Inconclusive(_) | Ending::Refused(_)) {
                     series.added[usize::from(self.is_replayed)].record(added.as_secs_f64());
                 }
             }

@@ -10,7 +10,7 @@
 //! use std::sync::atomic::{AtomicU64, Ordering};
 //! use http::{Method, Uri};
 //! use tower_credential_fallback::observe::{CallEvent, Observe, ObserveCall};
-//! use tower_credential_fallback::{Credential, CredentialFallbackLayer};
+//! use tower_credential_fallback::{Credential, CredentialFallbackLayer, Verdict};
 //!
 //! /// Counts refusals.
 //! #[derive(Clone, Default)]
@@ -24,7 +24,7 @@
 //!
 //! impl ObserveCall for Refusals {
 //!     fn event(&mut self, event: &CallEvent<'_>) {
-//!         if let CallEvent::Answered { refused: Some(_), .. } = event {
+//!         if let CallEvent::Answered { verdict: Verdict::Rejected(_), .. } = event {
 //!             self.0.fetch_add(1, Ordering::Relaxed);
 //!         }
 //!     }
@@ -42,8 +42,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode, Uri};
 
-use crate::classify::Rejection;
-use crate::outcome::NoReplay;
+use crate::outcome::{NoReplay, Verdict};
 use crate::preference::Slot;
 use crate::provider::CredentialError;
 
@@ -61,7 +60,8 @@ pub(crate) use watch::Watch;
 
 /// Is told what the layer and its providers do.
 ///
-/// An observer that panics fails the call that it observes, and no other.
+/// An observer that panics fails the call that it observes, and no other. The call's other observers are told all the
+/// same, and each of them is told how the call ended.
 pub trait Observe: Send + Sync {
     /// A call begins. The URI may hold what is nobody else's business in its path and query.
     fn call(&self, method: &Method, uri: &Uri) -> Box<dyn ObserveCall>;
@@ -109,10 +109,8 @@ pub enum CallEvent<'e> {
         slot: Slot,
         /// The answer's status.
         status: StatusCode,
-        /// Why the credential was refused; `None` if it was not.
-        refused: Option<Rejection>,
-        /// Whether the answer (408, 429 or a 5xx) says nothing of the credential.
-        is_unclear: bool,
+        /// What the answer says of the credential.
+        verdict: Verdict,
     },
     /// No answer came: the inner service failed.
     Failed {
@@ -138,10 +136,10 @@ pub enum CallEvent<'e> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ending {
-    /// With an answer that is no refusal.
+    /// With an answer that this credential served.
     Accepted(Slot),
-    /// With an answer that says nothing of the credential: 408, 429 or a 5xx.
-    Unclear(Slot),
+    /// With an answer that says nothing of the credential.
+    Inconclusive(Slot),
     /// With a refusal.
     Refused(Slot),
     /// With an error.
@@ -157,7 +155,7 @@ impl Ending {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accepted(_) => "accepted",
-            Self::Unclear(_) => "unclear",
+            Self::Inconclusive(_) => "inconclusive",
             Self::Refused(_) => "refused",
             Self::Failed => "failed",
             Self::Abandoned => "abandoned",

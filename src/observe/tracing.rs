@@ -5,6 +5,7 @@ use ::tracing::{Span, debug, info, info_span, warn};
 use http::{Method, Uri};
 
 use super::{CallEvent, Ending, Observe, ObserveCall, TokenEvent};
+use crate::outcome::Verdict;
 use crate::preference::Slot;
 
 /// A span `credential_fallback` for each call, with an event in it for each fact.
@@ -125,9 +126,9 @@ impl ObserveCall for Traced {
                 }
                 debug!(credential.slot = slot.as_str(), is_replay, "request sent");
             }
-            CallEvent::Answered { slot, status, refused, .. } => {
+            CallEvent::Answered { slot, status, verdict } => {
                 self.span.record("http.response.status_code", status.as_u16());
-                if let Some(rejection) = refused {
+                if let Verdict::Rejected(rejection) = verdict {
                     info!(
                         credential.slot = slot.as_str(),
                         http.response.status_code = status.as_u16(),
@@ -149,7 +150,7 @@ impl ObserveCall for Traced {
                     Ending::Refused(_) | Ending::Failed | Ending::Abandoned => {
                         self.span.record("error.type", ending.as_str());
                     }
-                    Ending::Accepted(_) | Ending::Unclear(_) | Ending::Unsigned => {}
+                    Ending::Accepted(_) | Ending::Inconclusive(_) | Ending::Unsigned => {}
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! [`Watch`]: tells the observers of one call, if there are any.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,16 +23,19 @@ struct Watchers {
 }
 
 impl Watch {
-    /// With observers. There is no need of it without.
+    /// A call begins. There is no need of this without observers.
     #[cold]
-    pub(crate) fn begin(observers: &[Arc<dyn Observe>], method: &Method, uri: &Uri) -> Self {
-        let observers = observers.iter().map(|observer| observer.call(method, uri)).collect();
-        Self(Some(Box::new(Watchers {
-            observers,
+    pub(crate) fn begin(&mut self, observers: &[Arc<dyn Observe>], method: &Method, uri: &Uri) {
+        let watchers = self.0.insert(Box::new(Watchers {
+            observers: Vec::with_capacity(observers.len()),
             started: Instant::now(),
             sent: None,
             took: Duration::ZERO,
-        })))
+        }));
+        for observer in observers {
+            // Each is known as soon as it has begun: if the next one panics, this one is told the end.
+            watchers.observers.push(observer.call(method, uri));
+        }
     }
 
     #[inline]
@@ -48,10 +52,8 @@ impl Watch {
 
     #[cold]
     fn tell(&mut self, event: CallEvent<'_>) {
-        // Taken out meanwhile: an observer that panics is not called again, least of all while the call unwinds.
-        if let Some(mut watchers) = self.0.take() {
+        if let Some(watchers) = &mut self.0 {
             watchers.event(event);
-            self.0 = Some(watchers);
         }
     }
 
@@ -70,22 +72,22 @@ impl Watch {
         }
     }
 
-    /// Calls `inner` in the midst of all observers.
+    /// Runs `inner` inside every observer's `enter` hook.
     pub(crate) fn enter<T>(&mut self, inner: impl FnOnce() -> T) -> T {
-        let Some(mut watchers) = self.0.take() else { return inner() };
+        let Some(watchers) = &mut self.0 else { return inner() };
         let (mut inner, mut result) = (Some(inner), None);
         enter_all(&mut watchers.observers, &mut || {
             if let Some(inner) = inner.take() {
                 result = Some(inner());
             }
         });
-        self.0 = Some(watchers);
         // An observer that has not called it does not stop the call.
         result.unwrap_or_else(|| inner.take().expect("it is taken only where a result is left")())
     }
 }
 
 impl Watchers {
+    /// Tells all of them, whichever panics; then the first panic goes on. While the call unwinds already, none does.
     fn event(&mut self, event: CallEvent<'_>) {
         match event {
             CallEvent::Attempt { .. } => self.sent = Some(Instant::now()),
@@ -94,7 +96,15 @@ impl Watchers {
             }
             _ => {}
         }
-        self.observers.iter_mut().for_each(|observer| observer.event(&event));
+        let mut panicked = None;
+        for observer in &mut self.observers {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| observer.event(&event))) {
+                panicked.get_or_insert(panic);
+            }
+        }
+        if let Some(panic) = panicked.filter(|_| !std::thread::panicking()) {
+            resume_unwind(panic);
+        }
     }
 }
 
@@ -107,6 +117,8 @@ fn enter_all(observers: &mut [Box<dyn ObserveCall>], inner: &mut dyn FnMut()) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     struct Forgetful;
@@ -138,35 +150,41 @@ mod tests {
         }
     }
 
-    struct Panics;
+    /// Panics whenever it is told something; counts how often it was told the end.
+    #[derive(Clone, Default)]
+    struct Panics(Arc<AtomicUsize>);
 
     impl Observe for Panics {
         fn call(&self, _: &Method, _: &Uri) -> Box<dyn ObserveCall> {
-            Box::new(Self)
+            Box::new(self.clone())
         }
     }
 
     impl ObserveCall for Panics {
-        fn event(&mut self, _: &CallEvent<'_>) {
+        fn event(&mut self, event: &CallEvent<'_>) {
+            self.0.fetch_add(usize::from(matches!(event, CallEvent::End { .. })), Ordering::Relaxed);
             panic!("of the observer's making");
         }
     }
 
     #[test]
-    fn an_observer_that_panics_is_not_told_of_the_end_while_the_call_unwinds() {
+    fn each_observer_is_told_the_end_whichever_of_them_panics() {
         struct Call(Watch);
         impl Drop for Call {
             fn drop(&mut self) {
-                // A second panic here would end the process.
-                self.0.end(|| Ending::Abandoned);
+                // A panic that leaves this would end the process.
+                self.0.end(|| Ending::Failed);
             }
         }
-        let observers = [Arc::new(Panics) as Arc<dyn Observe>];
-        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut call = Call(Watch::begin(&observers, &Method::GET, &Uri::default()));
+        let panics = Panics::default();
+        let observers = [panics.clone(), panics.clone()].map(|panics| Arc::new(panics) as Arc<dyn Observe>);
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            let mut call = Call(Watch::default());
+            call.0.begin(&observers, &Method::GET, &Uri::default());
             call.0.event(|| CallEvent::Failed { slot: crate::Slot::Primary });
         }));
         assert!(unwound.is_err());
+        assert_eq!(panics.0.load(Ordering::Relaxed), 2);
     }
 
     #[test]
@@ -174,7 +192,8 @@ mod tests {
         for observers in
             [vec![], vec![Arc::new(Forgetful) as Arc<dyn Observe>], vec![Arc::new(Twice) as _; 3]]
         {
-            let mut watch = Watch::begin(&observers, &Method::GET, &Uri::default());
+            let mut watch = Watch::default();
+            watch.begin(&observers, &Method::GET, &Uri::default());
             let mut calls = 0;
             assert_eq!(
                 watch.enter(|| {

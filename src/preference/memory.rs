@@ -1,9 +1,9 @@
-//! [`Memory`]: which slot last answered for a resource.
+//! [`Memory`]: the slot that serves each resource, as far as answers have shown.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use foldhash::fast::FixedState;
 use http::Uri;
@@ -15,41 +15,45 @@ use tokio::time::Instant;
 use super::Slot;
 use super::shared::Learnt;
 
-/// Resources remembered at the most. A forgotten one costs one more refusal, so the bound only has to be
-/// larger than what is in use at a time; at about 50 bytes each this is half a megabyte when full.
+/// Resources remembered at the most. A forgotten one costs one more rejection, so the bound only has to be
+/// larger than what is in use at a time; at about 70 bytes each this is less than a megabyte when full.
 pub(super) const CAPACITY: usize = 10_000;
 
-/// Remembers the resources that are *not* as everything is at first: served by the primary.
+/// How far [`Memory::lean`] can go to either side. So many more resources than not have to be found with the other slot
+/// before unknown ones begin there.
+const MOST_LEANING: i8 = 16;
+
+/// Remembers the resources that the primary does not serve, or did not at some time.
 ///
-/// Two resources share a memory if their 64-bit hashes, keyed at random, collide. That costs a refusal and a
+/// Two resources share an entry if their 64-bit hashes, keyed at random, collide. That costs a rejection and a
 /// replay when they differ, never a wrong answer.
 pub(crate) struct Memory {
     entries: Cache<u64, Entry>,
     /// Until something is remembered, nothing is looked up: no lock is touched while nothing has moved.
     in_use: AtomicBool,
+    /// Above zero, most resources were lately found with the fallback.
+    lean: AtomicI8,
+    /// Numbers what is learnt.
+    versions: AtomicU64,
+    /// Held by each change, so that none is lost between a lookup and an insertion.
+    changing: Mutex<()>,
     hash: FixedState,
     /// Where what is learnt is told to other replicas.
     outbox: Option<mpsc::Sender<Learnt>>,
 }
 
-#[derive(Clone, Copy)]
-struct Entry {
-    slot: Slot,
-    is_learnt: bool,
-    /// Both slots were refused; no replay until then.
-    cools_until: Option<Instant>,
-}
-
 /// What is known of a resource.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Known {
-    /// The slot that last answered.
+    /// The slot that comes first.
     pub(crate) slot: Slot,
-    /// Whether that was learnt from an answer; if not, it is where everything is at first.
-    pub(crate) is_learnt: bool,
-    /// Whether both were refused a moment ago.
-    pub(crate) is_cooling: bool,
+    /// Grows with each piece of evidence; 0 if the other slot was never rejected.
+    pub(crate) version: u64,
+    /// When the fallback last served it, to the minute; `None` if the primary has served it since.
+    pub(crate) fallback_at: Option<Instant>,
 }
+
+type Entry = Known;
 
 impl Memory {
     pub(crate) fn new() -> Self {
@@ -62,8 +66,15 @@ impl Memory {
     }
 
     fn build(seed: u64, outbox: Option<mpsc::Sender<Learnt>>) -> Self {
-        let hash = FixedState::with_seed(seed);
-        Self { entries: Cache::new(CAPACITY), in_use: AtomicBool::new(false), hash, outbox }
+        Self {
+            entries: Cache::new(CAPACITY),
+            in_use: AtomicBool::new(false),
+            lean: AtomicI8::new(-MOST_LEANING),
+            versions: AtomicU64::new(0),
+            changing: Mutex::new(()),
+            hash: FixedState::with_seed(seed),
+            outbox,
+        }
     }
 
     pub(crate) fn is_shared(&self) -> bool {
@@ -72,7 +83,7 @@ impl Memory {
 
     /// The key of a resource of this name in the URI's origin; of the origin itself without a name.
     ///
-    /// The origin counts as it is written. Another spelling of it has a memory of its own: that costs a refusal,
+    /// The origin counts as it is written. Another spelling of it has a memory of its own: that costs a rejection,
     /// and taking the spelling apart would cost more on every call.
     pub(crate) fn key(&self, uri: &Uri, resource: Option<&str>) -> u64 {
         let mut hasher = self.hash.build_hasher();
@@ -85,68 +96,111 @@ impl Memory {
         hasher.finish() & !1
     }
 
-    #[inline]
-    pub(crate) fn recall(&self, key: u64) -> Known {
-        match self.entry(key) {
-            None => Known { slot: Slot::Primary, is_learnt: false, is_cooling: false },
-            Some(Entry { slot, is_learnt, cools_until }) => {
-                let is_cooling = cools_until.is_some_and(|until| Instant::now() < until);
-                Known { slot, is_learnt, is_cooling }
-            }
+    /// A hash of these parts, with their order and their lengths.
+    pub(crate) fn hash(&self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = self.hash.build_hasher();
+        for part in parts {
+            hasher.write_usize(part.len());
+            hasher.write(part);
         }
+        hasher.finish()
     }
 
-    /// `slot` answered, or is expected to answer the next time.
-    pub(crate) fn learn(&self, key: u64, slot: Slot) {
-        let known = self.entry(key);
+    /// The slot that comes first for a resource of which nothing is known: the one that serves most of those that were
+    /// lately found.
+    #[inline]
+    pub(crate) fn usual_slot(&self) -> Slot {
+        if self.is_in_use() && self.lean.load(Ordering::Relaxed) > 0 { Slot::Fallback } else { Slot::Primary }
+    }
+
+    #[inline]
+    pub(crate) fn recall(&self, key: u64) -> Option<Known> {
+        // Out of line, so that nothing of it is paid for until something has moved.
+        #[inline(never)]
+        fn look_up(memory: &Memory, key: u64) -> Option<Known> {
+            memory.entries.get(&key)
+        }
+        if self.is_in_use() { look_up(self, key) } else { None }
+    }
+
+    /// The version of what is known of a resource, for [`learn`](Self::learn).
+    pub(crate) fn version(&self, key: u64) -> u64 {
+        self.recall(key).map_or(0, |known| known.version)
+    }
+
+    /// One slot was rejected, then `slot` served it. `as_of` is the [`version`](Self::version) when the request was sent
+    /// that `slot` served: what was learnt since then is newer, and stays.
+    pub(crate) fn learn(&self, key: u64, slot: Slot, as_of: u64) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.recall(key);
+        if known.map_or(0, |known| known.version) != as_of {
+            return;
+        }
         if let Some(outbox) = &self.outbox
             && known.map_or(Slot::Primary, |known| known.slot) != slot
         {
             // If it is full, the others learn it by themselves.
             let _ = outbox.try_send(Learnt::new(key, slot));
         }
-        // What nobody has thought to be anywhere else needs no entry.
-        if slot == Slot::Fallback || known.is_some() {
-            self.insert(key, Entry { slot, is_learnt: true, cools_until: None });
-        }
+        self.insert_learnt(key, slot, known);
     }
 
     /// Another replica has learnt it.
     pub(super) fn adopt(&self, key: u64, slot: Slot) {
-        if slot == Slot::Fallback || self.entry(key).is_some() {
-            let cools_until = self.entry(key).and_then(|entry| entry.cools_until);
-            self.insert(key, Entry { slot, is_learnt: true, cools_until });
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.recall(key) {
+            // What was learnt here comes back from there.
+            Some(known) if known.slot == slot && known.version > 0 => {}
+            // The primary serves what nobody has found elsewhere: that needs no entry.
+            None if slot == Slot::Primary => {}
+            known => self.insert_learnt(key, slot, known),
         }
     }
 
-    /// An answer has shown that there is no reason to hold back.
-    pub(crate) fn warm(&self, key: u64) {
-        if let Some(entry) = self.entry(key) {
-            self.insert(key, Entry { cools_until: None, ..entry });
+    fn insert_learnt(&self, key: u64, slot: Slot, before: Option<Known>) {
+        if before.is_none_or(|before| before.slot != slot) {
+            self.find(slot);
         }
+        let version = 1 + self.versions.fetch_add(1, Ordering::Relaxed);
+        let fallback_at = (slot == Slot::Fallback).then(Instant::now);
+        self.insert(key, Known { slot, version, fallback_at });
     }
 
-    /// Both were refused: what is known of the slot stays, and no replay is made for a while.
-    pub(crate) fn cool(&self, key: u64, duration: Duration) {
-        if duration.is_zero() {
-            return;
-        }
-        // A duration beyond what the clock can count means "for ever"; leaving the resource as it is
-        // would be the opposite, so the far future stands in.
-        const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-        let until = Instant::now() + duration.min(FAR);
+    /// `slot` served it at once. That says nothing of the other slot, so it changes no preference; where nothing was
+    /// known, the resource begins with the slot that served it.
+    pub(crate) fn note_served(&self, key: u64, slot: Slot) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.recall(key);
-        self.insert(key, Entry { slot: known.slot, is_learnt: known.is_learnt, cools_until: Some(until) });
+        let fallback_at = (slot == Slot::Fallback).then(Instant::now);
+        match known {
+            Some(known) => self.insert(key, Known { fallback_at, ..known }),
+            None if slot == Slot::Fallback => {
+                self.find(slot);
+                self.insert(key, Known { slot, version: 0, fallback_at });
+            }
+            None => {}
+        }
     }
 
-    /// How many are served by the fallback. Takes its time: it looks at each.
+    /// A resource was found to be served by this slot.
+    pub(crate) fn find(&self, slot: Slot) {
+        let step = |lean: i8| match slot {
+            Slot::Primary => lean - 1,
+            Slot::Fallback => lean + 1,
+        };
+        let _ = self.lean.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lean| {
+            Some(step(lean).clamp(-MOST_LEANING, MOST_LEANING))
+        });
+    }
+
+    /// How many were last served by the fallback. It looks at each.
     pub(crate) fn count_moved(&self) -> usize {
-        self.entries.iter().filter(|(_, entry)| entry.slot == Slot::Fallback).count()
+        self.entries.iter().filter(|(_, known)| known.fallback_at.is_some()).count()
     }
 
-    /// Whether the resource is served by the fallback.
+    /// Whether the resource was last served by the fallback.
     pub(crate) fn has_moved(&self, key: u64) -> bool {
-        self.entry(key).is_some_and(|entry| entry.slot == Slot::Fallback)
+        self.recall(key).is_some_and(|known| known.fallback_at.is_some())
     }
 
     /// Whether there may be more than can be counted.
@@ -157,16 +211,6 @@ impl Memory {
     /// Whether anything is remembered at all.
     pub(crate) fn is_in_use(&self) -> bool {
         self.in_use.load(Ordering::Acquire)
-    }
-
-    #[inline]
-    fn entry(&self, key: u64) -> Option<Entry> {
-        // Out of line, so that nothing of it is paid for until something has moved.
-        #[inline(never)]
-        fn look_up(memory: &Memory, key: u64) -> Option<Entry> {
-            memory.entries.get(&key)
-        }
-        if self.is_in_use() { look_up(self, key) } else { None }
     }
 
     fn insert(&self, key: u64, entry: Entry) {
@@ -189,36 +233,58 @@ mod tests {
         Uri::from_static(text)
     }
 
-    fn known(slot: Slot, is_learnt: bool, is_cooling: bool) -> Known {
-        Known { slot, is_learnt, is_cooling }
+    fn slot(memory: &Memory, key: u64) -> Option<Slot> {
+        memory.recall(key).map(|known| known.slot)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_memory_is_symmetric_and_bounded_and_cools_for_as_long_as_said() {
+    #[test]
+    fn only_evidence_changes_a_preference_and_memory_is_bounded() {
         let memory = Memory::new();
         let key = memory.key(&uri("https://a.example/1"), Some("bot"));
-        assert_eq!(memory.recall(key), known(Slot::Primary, false, false));
-        memory.learn(key, Slot::Primary);
+        memory.note_served(key, Slot::Primary);
         assert!(!memory.is_in_use(), "nothing to remember");
-        memory.learn(key, Slot::Fallback);
-        assert_eq!(memory.recall(key), known(Slot::Fallback, true, false));
+        memory.note_served(key, Slot::Fallback);
+        assert_eq!(slot(&memory, key), Some(Slot::Fallback), "nothing else was known");
+        memory.note_served(key, Slot::Primary);
+        assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Fallback), false));
 
-        memory.cool(key, Duration::from_secs(1));
-        assert_eq!(memory.recall(key), known(Slot::Fallback, true, true));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(memory.recall(key), known(Slot::Fallback, true, false));
-        memory.cool(key, Duration::MAX);
-        assert!(memory.recall(key).is_cooling);
-        memory.warm(key);
-        assert_eq!(memory.recall(key), known(Slot::Fallback, true, false));
-
-        memory.learn(key, Slot::Primary);
-        assert_eq!(memory.recall(key), known(Slot::Primary, true, false));
+        memory.learn(key, Slot::Primary, 0);
+        assert_eq!(slot(&memory, key), Some(Slot::Primary));
+        memory.note_served(key, Slot::Fallback);
+        assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Primary), true));
 
         for resource in 0..3 * CAPACITY as u64 {
-            memory.learn(resource, Slot::Fallback);
+            memory.learn(resource, Slot::Fallback, 0);
         }
         assert!(memory.entries.len() <= CAPACITY);
+    }
+
+    #[test]
+    fn older_evidence_does_not_overwrite_newer() {
+        let memory = Memory::new();
+        let as_of = memory.version(2);
+        memory.learn(2, Slot::Primary, as_of);
+        memory.learn(2, Slot::Fallback, as_of);
+        assert_eq!(slot(&memory, 2), Some(Slot::Primary));
+        memory.adopt(2, Slot::Fallback);
+        memory.learn(2, Slot::Primary, as_of + 1);
+        assert_eq!(slot(&memory, 2), Some(Slot::Fallback));
+        memory.learn(2, Slot::Primary, memory.version(2));
+        assert_eq!(slot(&memory, 2), Some(Slot::Primary));
+    }
+
+    #[test]
+    fn unknown_resources_begin_where_most_were_lately_found() {
+        let memory = Memory::new();
+        let resources = |from: u64, slot| (from..from + 40).for_each(|key| memory.learn(2 * key, slot, 0));
+        resources(0, Slot::Primary);
+        assert_eq!(memory.usual_slot(), Slot::Primary);
+        resources(100, Slot::Fallback);
+        assert_eq!(memory.usual_slot(), Slot::Fallback);
+        memory.find(Slot::Primary);
+        assert_eq!(memory.usual_slot(), Slot::Fallback, "one is not most");
+        resources(200, Slot::Primary);
+        assert_eq!(memory.usual_slot(), Slot::Primary);
     }
 
     #[test]

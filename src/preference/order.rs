@@ -40,7 +40,8 @@ impl fmt::Display for Slot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Order {
-    /// The one that last answered for the same resource; the primary where nothing is known. The default.
+    /// The one that last served the same resource where the other was rejected. Where nothing is known of the resource,
+    /// the one that most resources were lately found with: the primary at first. The default.
     #[default]
     Adaptive,
     /// The primary, then the fallback.
@@ -54,6 +55,11 @@ pub enum Order {
 }
 
 impl Order {
+    /// Whether the fallback is asked first, whatever is known.
+    pub(crate) fn is_fallback_first(self) -> bool {
+        matches!(self, Self::FallbackFirst | Self::FallbackOnly)
+    }
+
     /// In the order of their numbers.
     pub(crate) const ALL: [Self; 5] =
         [Self::Adaptive, Self::PrimaryFirst, Self::FallbackFirst, Self::PrimaryOnly, Self::FallbackOnly];

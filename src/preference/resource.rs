@@ -22,8 +22,8 @@ use http::request;
 /// assert_key(tenant);
 /// ```
 pub trait ResourceKey: Send + Sync {
-    /// The resource's name; `None` if the request is about no single resource, such as a list. Then the
-    /// primary is tried first and nothing is remembered.
+    /// The resource's name; `None` if the request is about no single resource, such as a list. Then
+    /// nothing is remembered, and the credential goes first that most resources were lately found with.
     ///
     /// `body` is the request's body if it is wholly in memory, and empty otherwise. It may be large:
     /// search it, rather than parse it.

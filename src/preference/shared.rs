@@ -140,17 +140,19 @@ async fn keep_up<L: PreferenceLog>(
             // The memory, which has the sender, is gone.
             return;
         }
+        // The oldest are the least of a loss.
+        let excess = unwritten.len().saturating_sub(CAPACITY);
+        unwritten.drain(..excess);
+        // Written before the log is read: what was learnt here then stands behind what others wrote earlier, and the log's
+        // order decides.
+        if !unwritten.is_empty() && reader.log.append(&unwritten).await.is_ok() {
+            unwritten.clear();
+        }
         if Instant::now() >= next_look {
             let Some(memory) = memory.upgrade() else { return };
             // If it fails, the next time is soon enough.
             let _ = reader.catch_up(&memory).await;
             next_look = Instant::now() + INTERVAL;
-        }
-        // The oldest are the least of a loss.
-        let excess = unwritten.len().saturating_sub(CAPACITY);
-        unwritten.drain(..excess);
-        if !unwritten.is_empty() && reader.log.append(&unwritten).await.is_ok() {
-            unwritten.clear();
         }
     }
 }
@@ -225,7 +227,11 @@ mod tests {
     }
 
     fn slot(memory: &Memory, name: &str) -> Slot {
-        memory.recall(key(memory, name)).slot
+        memory.recall(key(memory, name)).map_or(Slot::Primary, |known| known.slot)
+    }
+
+    fn learn(memory: &Memory, key: u64, slot: Slot) {
+        memory.learn(key, slot, memory.version(key));
     }
 
     async fn a_while() {
@@ -237,19 +243,18 @@ mod tests {
         let log = TestLog::default();
         let first = replica(&log).await;
         for n in 0..10 {
-            first.learn(key(&first, &n.to_string()), Slot::Fallback);
+            learn(&first, key(&first, &n.to_string()), Slot::Fallback);
         }
         a_while().await;
         let second = replica(&log).await;
         assert!((0..10).all(|n| slot(&second, &n.to_string()) == Slot::Fallback));
         assert_eq!(slot(&second, "11"), Slot::Primary);
 
-        second.learn(key(&second, "11"), Slot::Fallback);
-        second.learn(key(&second, "3"), Slot::Primary);
+        learn(&second, key(&second, "11"), Slot::Fallback);
+        learn(&second, key(&second, "3"), Slot::Primary);
         a_while().await;
         assert_eq!((slot(&first, "11"), slot(&first, "3")), (Slot::Fallback, Slot::Primary));
-        let known = first.recall(key(&first, "11"));
-        assert!(known.is_learnt && first.has_moved(key(&first, "11")));
+        assert!(first.has_moved(key(&first, "11")));
         assert_eq!(log.entries().len(), 12, "what was heard is not said again");
     }
 
@@ -258,8 +263,8 @@ mod tests {
         let log = TestLog::default();
         let memory = replica(&log).await;
         for _ in 0..100 {
-            memory.learn(key(&memory, "a"), Slot::Fallback);
-            memory.learn(key(&memory, "never moved"), Slot::Primary);
+            learn(&memory, key(&memory, "a"), Slot::Fallback);
+            learn(&memory, key(&memory, "never moved"), Slot::Primary);
         }
         a_while().await;
         assert_eq!(log.entries(), [Learnt::new(key(&memory, "a"), Slot::Fallback)]);
@@ -272,11 +277,11 @@ mod tests {
         a_while().await;
         log.0.is_down.store(true, Ordering::SeqCst);
         assert!(SharedPreferences::open(log.clone()).await.is_err());
-        memory.learn(key(&memory, "a"), Slot::Fallback);
+        learn(&memory, key(&memory, "a"), Slot::Fallback);
         assert_eq!(slot(&memory, "a"), Slot::Fallback);
         a_while().await;
         for n in 0..3 * CAPACITY {
-            memory.learn(n as u64 * 2, Slot::Fallback);
+            learn(&memory, n as u64 * 2, Slot::Fallback);
             if n % 1_000 == 0 {
                 a_while().await;
             }
@@ -294,7 +299,7 @@ mod tests {
         log.0.hangs.store(true, Ordering::SeqCst);
         a_while().await;
         for n in 0..3 * CAPACITY {
-            memory.learn(n as u64 * 2, Slot::Fallback);
+            learn(&memory, n as u64 * 2, Slot::Fallback);
         }
         assert_eq!(slot(&memory, "a"), Slot::Primary);
     }
@@ -303,7 +308,7 @@ mod tests {
     async fn with_its_memory_the_task_ends() {
         let log = TestLog::default();
         let memory = replica(&log).await;
-        memory.learn(key(&memory, "a"), Slot::Fallback);
+        learn(&memory, key(&memory, "a"), Slot::Fallback);
         drop(memory);
         a_while().await;
         assert_eq!(Arc::strong_count(&log.0), 1, "nobody holds the log");

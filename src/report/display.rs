@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::{Endings, RECENT, Report, SlotReport};
 use crate::classify::RejectionKind;
-use crate::preference::Order;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,7 +60,7 @@ impl fmt::Display for Verdict<'_> {
                 }
                 _ => f.write_str("No: the new one has not been accepted for anything yet."),
             },
-            None if !matches!(report.order, Order::FallbackFirst | Order::FallbackOnly) => write!(
+            None if !report.order.is_fallback_first() => write!(
                 f,
                 "Not known: the old one is still asked first ({:?}). Set the order to FallbackFirst, and see \
                  whether it is needed.",
@@ -69,8 +68,7 @@ impl fmt::Display for Verdict<'_> {
             ),
             None if report.last_open.is_some_and(|ago| ago < RECENT) => write!(
                 f,
-                "Not known: the new one was refused or not to be had {} ago, and the old one was not asked, or gave no \
-                 clear answer.",
+                "Not known: what was asked {} ago has had no clear answer from the new one.",
                 Span(report.last_open.unwrap_or_default())
             ),
             None if report.recent.by_primary > 0 => write!(
@@ -109,7 +107,7 @@ impl fmt::Display for Slot<'_> {
             f.write_str(")")?;
         }
         for (count, what) in [
-            (slot.unclear, "overloaded or failing"),
+            (slot.inconclusive, "inconclusive"),
             (slot.failed, "failed"),
             (slot.abandoned, "abandoned"),
             (slot.unavailable, "not to be had"),
@@ -132,9 +130,16 @@ impl fmt::Display for Rate<'_> {
         let calls = self.0.calls();
         match self.0.success_rate() {
             // Rounded down: 100 % is said only where nothing went wrong.
-            Some(rate) => write!(f, "{:.2} % of {calls}", (rate * 10_000.0).floor() / 100.0),
-            None => f.write_str("no calls"),
+            Some(rate) => {
+                let conclusive = calls - self.0.inconclusive;
+                write!(f, "{:.2} % of {conclusive}", (rate * 10_000.0).floor() / 100.0)?;
+            }
+            None => f.write_str("none")?,
         }
+        if self.0.inconclusive > 0 {
+            write!(f, ", and {} inconclusive", self.0.inconclusive)?;
+        }
+        Ok(())
     }
 }
 

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 mod display;
+mod open;
 mod resources;
 mod stats;
 mod tally;
 
+pub(crate) use open::Subject;
 pub(crate) use stats::Stats;
 use stats::ago;
 use tally::MINUTES;
@@ -47,14 +49,15 @@ pub struct Report {
     pub abandoned: u64,
     /// Calls that went out without a credential, since their origin is out of scope.
     pub unsigned: u64,
-    /// Resources that the fallback serves.
+    /// Resources that the fallback was the last to serve.
     pub moved: usize,
     /// Resources that the primary has answered for, and that the fallback has not answered for since.
     pub not_moved: usize,
     /// Whether there are more resources than are counted (some 10,000 of each).
     pub has_more_resources: bool,
-    /// How long ago a call last left open whether the old credential is needed: the fallback was refused or not to be
-    /// had, and the primary was not asked, or gave no clear answer.
+    /// How long ago something was asked that the fallback has given no clear answer to: it was rejected while the primary
+    /// was not asked or gave no clear answer either, its provider had no credential, or it has not served the same within
+    /// [`RECENT`]. An acceptance of the fallback closes the question.
     pub last_open: Option<Duration>,
     /// How the calls of the last 15 minutes ([`RECENT`]) ended.
     pub recent: Endings,
@@ -71,8 +74,8 @@ pub struct SlotReport {
     pub failed: u64,
     /// Attempts whose caller did not wait for the answer.
     pub abandoned: u64,
-    /// Attempts that were answered with something that says nothing of the credential: 408, 429, or a 5xx.
-    pub unclear: u64,
+    /// Attempts whose answer says nothing of the credential: see [`Verdict::Inconclusive`](crate::Verdict).
+    pub inconclusive: u64,
     refused: [u64; RejectionKind::ALL.len()],
     /// How often its provider had no credential, so that nothing was sent.
     pub unavailable: u64,
@@ -91,7 +94,9 @@ pub struct Endings {
     pub by_primary: u64,
     /// Accepted with the fallback.
     pub by_fallback: u64,
-    /// Refused in the end, or failed, be it by an error or by an answer of 408, 429 or 5xx.
+    /// Answered with something that says nothing of the credential.
+    pub inconclusive: u64,
+    /// Ended with a rejection, or with an error.
     pub in_vain: u64,
 }
 
@@ -99,7 +104,9 @@ impl Report {
     pub(crate) fn new(order: Order, stats: &Stats, memory: &Memory) -> Self {
         let now = stats.now();
         let slot = |slot| SlotReport::new(stats, slot, now);
-        let [by_primary, by_fallback, in_vain] = stats.endings(now);
+        let [by_primary, by_fallback, inconclusive, in_vain] = stats.endings(now);
+        let (asked, dropped_at) = stats.open.last();
+        let last_open = asked.map_or(0, |asked| stats.at(asked)).max(dropped_at);
         Self {
             order,
             age: stats.started.elapsed(),
@@ -113,8 +120,8 @@ impl Report {
             moved: memory.count_moved(),
             not_moved: stats.resources.of_primary().filter(|key| !memory.has_moved(*key)).count(),
             has_more_resources: stats.resources.is_full() || memory.is_full(),
-            last_open: ago(now, read(&stats.last_open)),
-            recent: Endings { by_primary, by_fallback, in_vain },
+            last_open: ago(now, last_open),
+            recent: Endings { by_primary, by_fallback, inconclusive, in_vain },
             no_replay: std::array::from_fn(|nth| read(&stats.no_replay[nth])),
         }
     }
@@ -137,18 +144,18 @@ impl Report {
         Endings {
             by_primary: self.primary.accepted,
             by_fallback: self.fallback.accepted,
-            in_vain: self.refused + self.failed + self.primary.unclear + self.fallback.unclear,
+            inconclusive: self.primary.inconclusive + self.fallback.inconclusive,
+            in_vain: self.refused + self.failed,
         }
     }
 
     /// Whether the primary can be retired, as far as these numbers tell.
     ///
-    /// - `Some(true)`: for 15 minutes ([`RECENT`]) the fallback has answered, and the primary was not needed for
-    ///   anything. To know that, the fallback has to go first: [`Order::FallbackFirst`] or
-    ///   [`Order::FallbackOnly`].
+    /// - `Some(true)`: for 15 minutes ([`RECENT`]) the fallback has served everything that was asked, and the primary was
+    ///   not needed. To know that, the fallback has to go first: [`Order::FallbackFirst`] or [`Order::FallbackOnly`].
     /// - `Some(false)`: the primary was needed within that time, or the fallback has never been accepted.
-    /// - `None`: the numbers do not tell: the primary is still asked first, or a call [left it
-    ///   open](Self::last_open), or there were no calls, or not for long enough.
+    /// - `None`: the numbers do not tell: the primary is still asked first, or something has had [no clear
+    ///   answer](Self::last_open) from the fallback, or there were no calls, or not for long enough.
     ///
     /// What has not been called within that time is not known of: jobs that run once a day or a month need their
     /// day or month.
@@ -161,7 +168,7 @@ impl Report {
             && !is_within(self.last_open)
             && self.recent.by_fallback > 0
             && self.age >= RECENT
-            && matches!(self.order, Order::FallbackFirst | Order::FallbackOnly);
+            && self.order.is_fallback_first();
         is_known.then_some(true)
     }
 }
@@ -174,7 +181,7 @@ impl SlotReport {
             accepted,
             failed: read(&stats.failed),
             abandoned: read(&stats.abandoned),
-            unclear: read(&stats.unclear),
+            inconclusive: read(&stats.inconclusive),
             refused: std::array::from_fn(|nth| read(&stats.refused[nth])),
             unavailable: read(&stats.unavailable),
             last_accepted: ago(now, last_accepted),
@@ -194,20 +201,21 @@ impl SlotReport {
 
     /// Attempts that were sent, and have ended.
     pub fn attempts(&self) -> u64 {
-        self.accepted + self.refused_in_all() + self.failed + self.abandoned + self.unclear
+        self.accepted + self.refused_in_all() + self.failed + self.abandoned + self.inconclusive
     }
 }
 
 impl Endings {
     /// All of them.
     pub fn calls(&self) -> u64 {
-        self.by_primary + self.by_fallback + self.in_vain
+        self.by_primary + self.by_fallback + self.inconclusive + self.in_vain
     }
 
-    /// The part that was accepted, from 0 to 1; `None` if there were no calls.
+    /// The part that was accepted, from 0 to 1, of those that were not inconclusive; `None` if there were none.
     pub fn success_rate(&self) -> Option<f64> {
-        let calls = self.calls();
-        (calls > 0).then(|| (calls - self.in_vain) as f64 / calls as f64)
+        let accepted = self.by_primary + self.by_fallback;
+        let conclusive = accepted + self.in_vain;
+        (conclusive > 0).then(|| accepted as f64 / conclusive as f64)
     }
 }
 

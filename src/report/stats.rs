@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::RECENT;
+use super::open::{OpenQuestions, Subject};
 use super::resources::Resources;
 use super::tally::{MINUTE, Tally};
 use crate::classify::{Rejection, RejectionKind};
 use crate::lane::Lanes;
 use crate::outcome::NoReplay;
-use crate::preference::Slot;
+use crate::preference::{Memory, Slot};
 
 /// Counts of what has happened since the layer was made.
 pub(crate) struct Stats {
@@ -27,8 +29,10 @@ pub(crate) struct Stats {
     pub(super) refused: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) abandoned: AtomicU64,
-    /// The last call that left open whether the primary was needed. See [`Stats::now`].
-    pub(super) last_open: AtomicU64,
+    /// What was asked, and has had no clear answer from the fallback.
+    pub(super) open: OpenQuestions,
+    /// When the fallback last served a request that is about no single resource. See [`Stats::now`].
+    unnamed_at: AtomicU64,
 }
 
 /// One thread's part. All of them have to be added up.
@@ -36,7 +40,9 @@ pub(crate) struct Stats {
 pub(super) struct Lane {
     /// For each slot.
     accepted: [Tally; 2],
-    /// Calls that were refused by all that were asked, or failed.
+    /// Answers that say nothing of the credential.
+    inconclusive: Tally,
+    /// Calls that ended with a rejection, or failed.
     in_vain: Tally,
 }
 
@@ -49,8 +55,8 @@ pub(super) struct SlotStats {
     pub(super) failed: AtomicU64,
     /// The caller did not wait for the answer.
     pub(super) abandoned: AtomicU64,
-    /// The answer says nothing of the credential: overload, or a failure of the server.
-    pub(super) unclear: AtomicU64,
+    /// The answer says nothing of the credential.
+    pub(super) inconclusive: AtomicU64,
     /// The provider had no credential, so that no attempt was made.
     pub(super) unavailable: AtomicU64,
     /// The last acceptance where the other was of no use. See [`Stats::now`].
@@ -70,26 +76,32 @@ impl Stats {
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
-            last_open: AtomicU64::new(0),
+            open: OpenQuestions::new(),
+            unnamed_at: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn accepted(&self, slot: Slot, key: Option<u64>, is_needed: bool) {
-        let now = self.now();
+    /// Returns whether it is the first time that the primary has served this resource.
+    pub(crate) fn accepted(&self, slot: Slot, key: Option<u64>, is_needed: bool, now: Instant) -> bool {
+        let now = self.at(now);
         self.lanes.own().accepted[slot as usize].add(now);
         if is_needed {
             self.slot(slot).last_needed.store(now, Ordering::Relaxed);
         }
-        // Last, since its line is seldom in a near cache: no atomic count behind it has to wait for that.
-        if let Some(key) = key {
-            self.resources.answered(key, slot);
+        if slot == Slot::Fallback {
+            self.open.answer(Subject::of(key));
+            if key.is_none() {
+                self.unnamed_at.store(now, Ordering::Relaxed);
+            }
         }
+        // Last, since its line is seldom in a near cache: no atomic count behind it has to wait for that.
+        key.is_some_and(|key| self.resources.answered(key, slot))
     }
 
-    /// Answered, with something that says nothing of the credential.
-    pub(crate) fn unclear(&self, slot: Slot) {
-        count(&self.slot(slot).unclear);
-        self.ended_in_vain();
+    /// The answer says nothing of the credential.
+    pub(crate) fn inconclusive(&self, slot: Slot) {
+        count(&self.slot(slot).inconclusive);
+        self.lanes.own().inconclusive.add(self.now());
     }
 
     pub(crate) fn refused(&self, slot: Slot, rejection: &Rejection) {
@@ -102,9 +114,18 @@ impl Stats {
         self.ended_in_vain();
     }
 
-    /// The fallback was of no use for a call, and it is not known whether the primary would have been.
-    pub(crate) fn left_open(&self) {
-        self.last_open.store(self.now(), Ordering::Relaxed);
+    /// A call about this subject had no clear answer from the fallback.
+    pub(crate) fn left_open(&self, subject: Subject) {
+        self.open.ask(subject, self.now());
+    }
+
+    /// Whether the fallback has served such a request within [`RECENT`].
+    pub(crate) fn was_served_lately(&self, subject: Subject, memory: &Memory) -> bool {
+        let at = match subject.key() {
+            Some(key) => memory.recall(key).and_then(|known| known.fallback_at).map(|at| self.at(at)),
+            None => Some(self.unnamed_at.load(Ordering::Relaxed)),
+        };
+        at.and_then(|at| ago(self.now(), at)).is_some_and(|ago| ago < RECENT)
     }
 
     pub(crate) fn replayed(&self) {
@@ -154,15 +175,24 @@ impl Stats {
         each.fold((0, 0), |(count, last), tally| (count + tally.count(), last.max(tally.last())))
     }
 
-    /// How calls ended in the last minutes: by the primary, by the fallback, in vain.
-    pub(super) fn endings(&self, now: u64) -> [u64; 3] {
+    /// How calls ended in the last minutes: by the primary, by the fallback, inconclusively, in vain.
+    pub(super) fn endings(&self, now: u64) -> [u64; 4] {
         let sum = |tally: fn(&Lane) -> &Tally| self.lanes.iter().map(|lane| tally(lane).recent(now)).sum();
-        [sum(|lane| &lane.accepted[0]), sum(|lane| &lane.accepted[1]), sum(|lane| &lane.in_vain)]
+        [
+            sum(|lane| &lane.accepted[0]),
+            sum(|lane| &lane.accepted[1]),
+            sum(|lane| &lane.inconclusive),
+            sum(|lane| &lane.in_vain),
+        ]
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.at(Instant::now())
     }
 
     /// Milliseconds since a minute before the start: 0 stands for "never", and the first minute for none.
-    pub(super) fn now(&self) -> u64 {
-        let elapsed = self.started.elapsed();
+    pub(super) fn at(&self, time: Instant) -> u64 {
+        let elapsed = time.saturating_duration_since(self.started);
         MINUTE + elapsed.as_secs() * 1_000 + u64::from(elapsed.subsec_millis())
     }
 }
