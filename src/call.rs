@@ -43,6 +43,8 @@ struct Facts {
     next: Slot,
     /// What was known of the resource when the call began.
     known: Option<Known>,
+    /// Whether the caller has chosen the first slot.
+    is_pinned: bool,
     /// Whether the first slot was a hint of an earlier call's.
     is_hinted: bool,
     /// Whether the first attempt was rejected and the second is under way, or being prepared.
@@ -83,6 +85,7 @@ impl Default for Facts {
             may_peek: false,
             next: Slot::Fallback,
             known: None,
+            is_pinned: false,
             is_hinted: false,
             is_replaying: false,
             key: None,
@@ -221,7 +224,9 @@ impl Call {
             let name = rule.find(head, content.unwrap_or_default());
             self.facts.left = name.map(|name| Box::new(Left::new(memory, head, name)));
         }
-        let (slot, is_only) = match head.extensions.get() {
+        let choice = head.extensions.get();
+        self.facts.is_pinned = choice.is_some();
+        let (slot, is_only) = match choice {
             Some(CredentialChoice::First(slot)) => (*slot, false),
             Some(CredentialChoice::Only(slot)) => (*slot, true),
             None => match live.order() {
@@ -248,7 +253,7 @@ impl Call {
                 return slot;
             }
         }
-        self.facts.known.map_or_else(|| live.memory.usual_slot(), |known| known.slot)
+        self.facts.known.and_then(|known| known.slot).unwrap_or_else(|| live.memory.usual_slot())
     }
 
     /// The first provider failed: says whose turn it is, unless both have failed or there is only one.
@@ -397,7 +402,7 @@ impl Call {
             Ok(()) => {
                 // A token that is not valid says nothing of what the request refers to.
                 let is_telling = rejection.kind() != RejectionKind::Unauthenticated;
-                let serves = self.facts.known.map(|known| known.slot).filter(|_| is_telling);
+                let serves = self.facts.known.and_then(|known| known.slot).filter(|_| is_telling);
                 self.facts.next = match (&mut self.facts.left, &policy.left_behind) {
                     (Some(left), Some((_, memory))) => left.go_on(memory, slot, serves),
                     _ => slot.other(),
@@ -428,7 +433,7 @@ impl Call {
         let is_plain = is_as_before && facts.ledger.is_at_once() && !facts.is_hinted && facts.left.is_none();
         let is_needed = !is_plain && self.learn_from_acceptance(policy, slot);
         let is_first_of_primary = policy.live.stats.accepted(slot, facts.key, is_needed, now);
-        if is_first_of_primary {
+        if is_first_of_primary && facts.ledger.is_at_once() && !facts.is_pinned {
             policy.live.memory.find(Slot::Primary);
         }
     }
@@ -445,7 +450,7 @@ impl Call {
             if rejected == Some(slot.other()) || (rejected.is_none() && self.facts.is_hinted) {
                 memory.learn(key, slot, self.facts.as_of);
             } else {
-                memory.note_served(key, slot);
+                memory.note_served(key, slot, self.facts.is_pinned);
             }
         } else if self.facts.is_hinted && rejected.is_none() {
             // No resource can be remembered, but the hint was right.

@@ -33,7 +33,7 @@
 //!
 //! let request = Request::get("http://127.0.0.1:8080/v1/things").body(Full::<Bytes>::default())?;
 //! let response = client.ready().await?.call(request).await?;
-//! if Outcome::of(&response).answered_by() == Some(Slot::Fallback) {
+//! if Outcome::of(&response).served_by() == Some(Slot::Fallback) {
 //!     println!("this one has moved");
 //! }
 //! # Ok(())

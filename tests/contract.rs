@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_credential_fallback::{
-    AuthProvider, BoxError, Classify, Credential, CredentialChoice, CredentialError, CredentialFallbackLayer,
+    AuthProvider, BodyPrefix, BoxError, Classify, Credential, CredentialChoice, CredentialError, CredentialFallbackLayer,
     CredentialFuture, Decision, Error, ErrorKind, FinalUri, NoReplay, Order, Outcome, PeekBody, Rejection,
     ReplayBody, Slot, provider_fn,
 };
@@ -114,7 +114,7 @@ fn get(uri: &str) -> Request<Empty<Bytes>> {
 const URI: &str = "https://api.example/v1/thing?x=1";
 
 fn refused_by(outcome: &Outcome) -> Vec<(Slot, bool)> {
-    outcome.attempts().map(|attempt| (attempt.slot, attempt.refused.is_some())).collect()
+    outcome.attempts().map(|attempt| (attempt.slot, attempt.rejection().is_some())).collect()
 }
 
 /// A provider that always fails.
@@ -571,12 +571,13 @@ async fn a_classifier_is_told_when_it_sees_all_of_an_answer() {
         fn head(&self, _: &http::response::Parts) -> Decision {
             Decision::Inspect
         }
-        fn body(&self, _: &http::response::Parts, prefix: &[u8]) -> Decision {
-            self.0.lock().unwrap().push(("body", prefix.len()));
-            Decision::Inspect
-        }
-        fn whole(&self, _: &http::response::Parts, content: &[u8]) -> Decision {
-            self.0.lock().unwrap().push(("whole", content.len()));
+        fn body(&self, _: &http::response::Parts, prefix: BodyPrefix<'_>) -> Decision {
+            let kind = match (prefix.is_complete(), prefix.is_last()) {
+                (true, _) => "complete",
+                (false, true) => "cut",
+                (false, false) => "partial",
+            };
+            self.0.lock().unwrap().push((kind, prefix.bytes().len()));
             Decision::Inspect
         }
     }
@@ -600,13 +601,13 @@ async fn a_classifier_is_told_when_it_sees_all_of_an_answer() {
         std::mem::take(&mut *notes.0.lock().unwrap())
     }
     let short = || vec![Ok("ab"), Ok("cd")];
-    assert_eq!(questions(short(), false).await, [("whole", 4), ("body", 0)]);
-    assert_eq!(questions(short(), true).await, [("body", 4), ("whole", 4), ("body", 0)], "its end is late");
+    assert_eq!(questions(short(), false).await, [("complete", 4)]);
+    assert_eq!(questions(short(), true).await, [("partial", 4), ("complete", 4)], "its end is late");
     let longer = vec![Ok("abc"), Ok("defg")];
-    assert_eq!(questions(longer, false).await, [("body", 5), ("body", 0)], "longer than is looked at");
+    assert_eq!(questions(longer, false).await, [("cut", 5)], "longer than is looked at");
     let cut_off = vec![Ok("abc"), Err(io::Error::other("reset"))];
-    assert_eq!(questions(cut_off, false).await, [("body", 3), ("body", 0)], "failed");
-    assert_eq!(questions(vec![], true).await, [("body", 0)], "nothing to see");
+    assert_eq!(questions(cut_off, false).await, [("cut", 3)], "failed");
+    assert_eq!(questions(vec![], true).await, [("complete", 0)], "nothing to see");
 }
 
 #[tokio::test]
@@ -664,8 +665,9 @@ async fn an_overloaded_or_failing_server_teaches_nothing_and_counts_as_no_accept
         assert_eq!(service.clone().oneshot(get(URI)).await.unwrap().status(), 200);
         assert_eq!(server.tokens(), ["old", "new", "old"], "{status}");
         let report = handle.report();
-        assert_eq!((report.fallback.accepted, report.fallback.unclear, report.moved), (0, 1, 0));
-        assert_eq!(report.since_start().success_rate(), Some(0.5));
+        assert_eq!((report.fallback.accepted, report.fallback.inconclusive, report.moved), (0, 1, 0));
+        let ended = report.since_start();
+        assert_eq!((ended.by_primary, ended.inconclusive, ended.success_rate()), (1, 1, Some(1.0)));
     }
 }
 

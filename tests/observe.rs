@@ -274,11 +274,11 @@ async fn an_overloaded_server_an_abandoned_attempt_and_a_needed_credential_have_
     let attempts = |slot: &str, verdict: &str| {
         count(&format!(r#"attempts_total{{slot="{slot}",verdict="{verdict}",reason="none"}}"#))
     };
-    assert_eq!(attempts("primary", "unclear"), 1);
+    assert_eq!(attempts("primary", "inconclusive"), 1);
     assert_eq!(attempts("primary", "abandoned"), 1);
     assert_eq!(attempts("primary", "accepted"), 0);
     assert_eq!(attempts("fallback", "accepted"), 1);
-    assert_eq!(count(r#"calls_total{ending="unclear",slot="primary"}"#), 1);
+    assert_eq!(count(r#"calls_total{ending="inconclusive",slot="primary"}"#), 1);
     assert_eq!(count(r#"calls_total{ending="abandoned",slot="none"}"#), 1);
     assert_eq!(count(r#"needed_total{slot="fallback"}"#), 1);
     assert_eq!(count(r#"needed_total{slot="primary"}"#), 0);

@@ -6,7 +6,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell as TableCell, Color, Table};
 use http::StatusCode;
 use serde_json::{Value, json};
-use tower_credential_fallback::{Outcome, Slot};
+use tower_credential_fallback::{Attempt, Outcome, Slot};
 
 use super::probes::Probe;
 
@@ -28,7 +28,7 @@ pub(crate) struct Cell {
 impl Cell {
     pub(crate) fn judge(outcome: &Outcome, status: StatusCode, body: &[u8]) -> Self {
         let code = serde_json::from_slice::<Value>(body).ok().and_then(|json| json["code"].as_i64());
-        let refused = outcome.attempts().next().and_then(|attempt| attempt.refused);
+        let refused = outcome.attempts().next().and_then(Attempt::rejection);
         match (refused, code) {
             (Some(rejection), _) => Self { is_served: false, why: format!("refused: {rejection}") },
             (None, Some(code)) if code != 0 => Self { is_served: false, why: format!("failed: code {code}") },

@@ -78,7 +78,7 @@ impl Left {
         Self {
             owner_key,
             stale_keys: [key("stale for primary"), key("stale for fallback")],
-            owner: memory.owners.recall(owner_key).map_or(Slot::Primary, |known| known.slot),
+            owner: memory.owners.recall(owner_key).and_then(|known| known.slot).unwrap_or(Slot::Primary),
             was_removed_first: false,
             was_hinted: false,
             is_removed: false,

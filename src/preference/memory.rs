@@ -45,8 +45,8 @@ pub(crate) struct Memory {
 /// What is known of a resource.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Known {
-    /// The slot that comes first.
-    pub(crate) slot: Slot,
+    /// The slot that comes first: the one that served it where the other was rejected. `None` if neither ever was.
+    pub(crate) slot: Option<Slot>,
     /// Grows with each piece of evidence; 0 if the other slot was never rejected.
     pub(crate) version: u64,
     /// When the fallback last served it, to the minute; `None` if the primary has served it since.
@@ -137,7 +137,7 @@ impl Memory {
             return;
         }
         if let Some(outbox) = &self.outbox
-            && known.map_or(Slot::Primary, |known| known.slot) != slot
+            && known.and_then(|known| known.slot).unwrap_or(Slot::Primary) != slot
         {
             // If it is full, the others learn it by themselves.
             let _ = outbox.try_send(Learnt::new(key, slot));
@@ -150,7 +150,7 @@ impl Memory {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.recall(key) {
             // What was learnt here comes back from there.
-            Some(known) if known.slot == slot && known.version > 0 => {}
+            Some(known) if known.slot == Some(slot) => {}
             // The primary serves what nobody has found elsewhere: that needs no entry.
             None if slot == Slot::Primary => {}
             known => self.insert_learnt(key, slot, known),
@@ -158,27 +158,29 @@ impl Memory {
     }
 
     fn insert_learnt(&self, key: u64, slot: Slot, before: Option<Known>) {
-        if before.is_none_or(|before| before.slot != slot) {
+        if before.is_none_or(|before| before.slot != Some(slot)) {
             self.find(slot);
         }
         let version = 1 + self.versions.fetch_add(1, Ordering::Relaxed);
         let fallback_at = (slot == Slot::Fallback).then(Instant::now);
-        self.insert(key, Known { slot, version, fallback_at });
+        self.insert(key, Known { slot: Some(slot), version, fallback_at });
     }
 
-    /// `slot` served it at once. That says nothing of the other slot, so it changes no preference; where nothing was
-    /// known, the resource begins with the slot that served it.
-    pub(crate) fn note_served(&self, key: u64, slot: Slot) {
+    /// `slot` served it at once. That says nothing of the other slot, so no preference follows. `is_pinned`: the caller
+    /// has chosen the slot, so that it says nothing of where resources are either.
+    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_pinned: bool) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.recall(key);
         let fallback_at = (slot == Slot::Fallback).then(Instant::now);
-        match known {
+        match self.recall(key) {
             Some(known) => self.insert(key, Known { fallback_at, ..known }),
-            None if slot == Slot::Fallback => {
-                self.find(slot);
-                self.insert(key, Known { slot, version: 0, fallback_at });
+            // That the primary serves it needs no entry.
+            None if slot == Slot::Primary => {}
+            None => {
+                if !is_pinned {
+                    self.find(slot);
+                }
+                self.insert(key, Known { slot: None, version: 0, fallback_at });
             }
-            None => {}
         }
     }
 
@@ -234,24 +236,25 @@ mod tests {
     }
 
     fn slot(memory: &Memory, key: u64) -> Option<Slot> {
-        memory.recall(key).map(|known| known.slot)
+        memory.recall(key)?.slot
     }
 
     #[test]
     fn only_evidence_changes_a_preference_and_memory_is_bounded() {
         let memory = Memory::new();
         let key = memory.key(&uri("https://a.example/1"), Some("bot"));
-        memory.note_served(key, Slot::Primary);
+        let served = |slot| memory.note_served(key, slot, false);
+        served(Slot::Primary);
         assert!(!memory.is_in_use(), "nothing to remember");
-        memory.note_served(key, Slot::Fallback);
-        assert_eq!(slot(&memory, key), Some(Slot::Fallback), "nothing else was known");
-        memory.note_served(key, Slot::Primary);
-        assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Fallback), false));
+        served(Slot::Fallback);
+        assert_eq!((slot(&memory, key), memory.has_moved(key)), (None, true));
 
         memory.learn(key, Slot::Primary, 0);
-        assert_eq!(slot(&memory, key), Some(Slot::Primary));
-        memory.note_served(key, Slot::Fallback);
+        assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Primary), false));
+        served(Slot::Fallback);
         assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Primary), true));
+        served(Slot::Primary);
+        assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Primary), false));
 
         for resource in 0..3 * CAPACITY as u64 {
             memory.learn(resource, Slot::Fallback, 0);

@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn slot(memory: &Memory, name: &str) -> Slot {
-        memory.recall(key(memory, name)).map_or(Slot::Primary, |known| known.slot)
+        memory.recall(key(memory, name)).and_then(|known| known.slot).unwrap_or(Slot::Primary)
     }
 
     fn learn(memory: &Memory, key: u64, slot: Slot) {
