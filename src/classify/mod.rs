@@ -1,32 +1,78 @@
-//! Is this answer a refusal of the credential? [`Classify`] and what implements it.
+//! Classifiers: did the server reject the credential, accept it, or say nothing about it?
+//!
+//! | [`Decision`] | meaning | the layer |
+//! | --- | --- | --- |
+//! | [`Accept`](Decision::Accept) | this credential served the request | returns the response and remembers the credential |
+//! | [`Reject`](Decision::Reject) | the server rejected this credential | replays the request with the other credential |
+//! | [`Inconclusive`](Decision::Inconclusive) | neither: a rate limit, a failure, a bad parameter | returns the response and learns nothing |
+//! | [`Inspect`](Decision::Inspect) | the body decides | reads more of the body and asks again |
+//!
+//! [`StatusClassifier`] reads the status. `JsonCodeClassifier` (feature `json`) also reads a code in a JSON body.
+//! Implement [`Classify`] for anything else:
+//!
+//! ```
+//! use http::{StatusCode, response};
+//! use tower_credential_fallback::classify::{BodyPrefix, Classify, Decision, Rejection, RejectionKind};
+//!
+//! /// This API answers 404 for what the credential may not see.
+//! struct HiddenAs404;
+//!
+//! impl Classify for HiddenAs404 {
+//!     fn head(&self, head: &response::Parts) -> Decision {
+//!         match head.status {
+//!             StatusCode::NOT_FOUND => Decision::Reject(Rejection::new(RejectionKind::NotFound, head.status)),
+//!             status if status.is_success() => Decision::Accept,
+//!             _ => Decision::Inconclusive,
+//!         }
+//!     }
+//!
+//!     fn body(&self, head: &response::Parts, _: BodyPrefix<'_>) -> Decision {
+//!         self.head(head)
+//!     }
+//! }
+//! ```
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{StatusCode, response};
+use http::response;
 
 mod body_prefix;
 #[cfg(feature = "json")]
 mod json_code;
+mod rate_limit;
+mod rejection;
 mod status;
 
 pub use body_prefix::BodyPrefix;
 #[cfg(feature = "json")]
 pub use json_code::JsonCodeClassifier;
+pub use rejection::{Rejection, RejectionKind};
 pub use status::StatusClassifier;
 
-/// Judges an answer: did this credential serve the request, was it rejected, or does the answer say neither?
+/// A stream that is not marked as one must not keep its head from the caller for long. A response that is only slow has
+/// begun by then.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tells a rejection of the credential from every other response.
+///
+/// The layer asks [`head`](Self::head) first. If that says [`Decision::Inspect`], it asks [`body`](Self::body).
 pub trait Classify: Send + Sync {
     /// Judges by status and headers.
     fn head(&self, head: &response::Parts) -> Decision;
 
     /// Judges by the body so far.
+    ///
+    /// It is called only after [`head`](Self::head) said [`Decision::Inspect`]. It is called again when more has arrived,
+    /// until it says something else.
+    ///
+    /// If [`prefix.is_last()`](BodyPrefix::is_last), no more will be shown. `Inspect` then counts as
+    /// [`Decision::Inconclusive`].
     fn body(&self, head: &response::Parts, prefix: BodyPrefix<'_>) -> Decision;
 
-    /// How long the head waits for a decision about a slow body. Default: 1 second.
+    /// How long the response's head waits for a decision about a slow body. Default: 1 s.
     fn patience(&self) -> Duration {
-        Duration::from_secs(1)
+        DEFAULT_PATIENCE
     }
 }
 
@@ -44,7 +90,7 @@ impl<C: Classify + ?Sized> Classify for Arc<C> {
     }
 }
 
-/// The verdict on an answer.
+/// A classifier's verdict on a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decision {
@@ -52,87 +98,46 @@ pub enum Decision {
     Accept,
     /// The server rejected the credential.
     Reject(Rejection),
-    /// Neither.
+    /// Neither. The caller gets the response, and the layer learns nothing from it.
     Inconclusive,
-    /// (More of) the body has to be seen.
+    /// More of the body must be seen.
     Inspect,
 }
 
-/// Why the server refused a credential.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rejection {
-    kind: RejectionKind,
-    status: StatusCode,
-    code: Option<i64>,
-}
+#[cfg(test)]
+mod tests {
+    use http::Response;
 
-/// The family a refusal belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RejectionKind {
-    /// The credential itself is not accepted: wrong, expired or revoked. A cached token is dropped.
-    Unauthenticated,
-    /// The credential is known, but may not do this.
-    Forbidden,
-    /// The resource does not exist *for this credential*.
-    NotFound,
-}
+    use super::*;
 
-impl RejectionKind {
-    /// In the order of their numbers.
-    pub(crate) const ALL: [Self; 3] = [Self::Unauthenticated, Self::Forbidden, Self::NotFound];
+    struct Patient;
 
-    /// A short name, the same for ever: fit for a metric's label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unauthenticated => "unauthenticated",
-            Self::Forbidden => "forbidden",
-            Self::NotFound => "not_found",
+    impl Classify for Patient {
+        fn head(&self, _: &response::Parts) -> Decision {
+            Decision::Inspect
+        }
+
+        fn body(&self, _: &response::Parts, prefix: BodyPrefix<'_>) -> Decision {
+            if prefix.is_complete() { Decision::Accept } else { Decision::Inconclusive }
+        }
+
+        fn patience(&self) -> Duration {
+            Duration::from_millis(50)
         }
     }
-}
 
-impl Rejection {
-    /// A refusal of this kind, told by the status.
-    pub fn new(kind: RejectionKind, status: StatusCode) -> Self {
-        Self { kind, status, code: None }
+    #[test]
+    fn an_arc_forwards_every_method() {
+        let shared: Arc<dyn Classify> = Arc::new(Patient);
+        let head = Response::new(()).into_parts().0;
+        assert_eq!(shared.head(&head), Decision::Inspect);
+        assert_eq!(shared.body(&head, BodyPrefix::complete(b"")), Decision::Accept);
+        assert_eq!(shared.body(&head, BodyPrefix::cut(b"")), Decision::Inconclusive);
+        assert_eq!(Arc::new(shared).patience(), Duration::from_millis(50));
     }
 
-    /// The same refusal, told by a code in the body.
-    #[must_use]
-    pub fn with_code(mut self, code: i64) -> Self {
-        self.code = Some(code);
-        self
-    }
-
-    /// The family it belongs to.
-    pub fn kind(&self) -> RejectionKind {
-        self.kind
-    }
-
-    /// The answer's status.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// The code in the answer's body, if that is what told.
-    pub fn code(&self) -> Option<i64> {
-        self.code
-    }
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (HTTP {}", self.kind.as_str(), self.status.as_u16())?;
-        if let Some(code) = self.code {
-            write!(f, ", code {code}")?;
-        }
-        f.write_str(")")
-    }
-}
-
-impl fmt::Debug for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rejection({self})")
+    #[test]
+    fn the_default_patience_is_one_second() {
+        assert_eq!(StatusClassifier::new().patience(), Duration::from_secs(1));
     }
 }

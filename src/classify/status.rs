@@ -1,18 +1,28 @@
-//! [`StatusClassifier`]: a refusal is told by the status alone.
+//! [`StatusClassifier`]: the status tells a rejection.
 
 use http::{StatusCode, response};
 
-use super::{Classify, Decision, Rejection, RejectionKind};
+use super::rate_limit::is_rate_limited;
+use super::{BodyPrefix, Classify, Decision, Rejection, RejectionKind};
 
-/// Takes 401 and 403 for refusals
-/// ([RFC 9110, 15.5.2 and 15.5.4](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.2)), or what you say.
+/// Takes 401 and 403 for rejections
+/// ([RFC 9110, 15.5.2 and 15.5.4](https://www.rfc-editor.org/rfc/rfc9110#section-15.5.2)), or the statuses you list.
 ///
-/// It is the layer's default, and never looks at a body.
+/// The first rule that applies decides:
+///
+/// 1. A listed status is a rejection. A 403 is inconclusive instead if it is a rate limit.
+/// 2. 2xx, 304 and 101 are accepted.
+/// 3. Everything else is inconclusive.
+///
+/// A 403 is a rate limit if it has `Retry-After`, or if its headers say that no quota is left. GitHub
+/// [answers like this](https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit).
+/// The headers are `X-RateLimit-Remaining`, `X-Rate-Limit-Remaining`, `RateLimit-Remaining`, and `RateLimit` with `r=0`
+/// ([IETF draft](https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers)).
+///
+/// It is the layer's default. It never reads a body.
 #[derive(Clone, Debug)]
 pub struct StatusClassifier {
-    statuses: Vec<(StatusCode, RejectionKind)>,
-    /// The least of them: nearly every answer's is less.
-    least: Option<StatusCode>,
+    rejected: Vec<(StatusCode, RejectionKind)>,
 }
 
 impl StatusClassifier {
@@ -24,36 +34,37 @@ impl StatusClassifier {
             .reject(StatusCode::FORBIDDEN, RejectionKind::Forbidden)
     }
 
-    /// No status at all: a place to start from with [`reject`](Self::reject).
+    /// Rejects no status. Add some with [`reject`](Self::reject).
     pub fn none() -> Self {
-        Self { statuses: Vec::new(), least: None }
+        Self { rejected: Vec::new() }
     }
 
-    /// Takes `status` for a refusal of this kind too.
+    /// Lists `status` as a rejection of this kind, even a status that means success. The last call for a status counts.
     #[must_use]
     pub fn reject(mut self, status: StatusCode, kind: RejectionKind) -> Self {
-        self.statuses.retain(|(known, _)| *known != status);
-        self.statuses.push((status, kind));
-        self.least = Some(self.least.map_or(status, |least| least.min(status)));
+        self.rejected.retain(|(known, _)| *known != status);
+        self.rejected.push((status, kind));
         self
     }
 
-    /// The refusal that `status` means, if it means one.
     #[inline]
-    pub(crate) fn rejection(&self, status: StatusCode) -> Option<Rejection> {
-        self.least.filter(|least| *least <= status)?;
-        self.listed(status)
+    pub(super) fn decide(&self, head: &response::Parts) -> Decision {
+        let status = head.status;
+        let listed = self.rejected.iter().find(|(known, _)| *known == status);
+        match listed {
+            Some(_) if status == StatusCode::FORBIDDEN && is_rate_limited(&head.headers) => {
+                Decision::Inconclusive
+            }
+            Some((_, kind)) => Decision::Reject(Rejection::new(*kind, status)),
+            None if is_success(status) => Decision::Accept,
+            None => Decision::Inconclusive,
+        }
     }
+}
 
-    #[inline(never)]
-    fn listed(&self, status: StatusCode) -> Option<Rejection> {
-        let (_, kind) = self.statuses.iter().find(|(known, _)| *known == status)?;
-        Some(Rejection::new(*kind, status))
-    }
-
-    pub(crate) fn decide(&self, status: StatusCode) -> Decision {
-        self.rejection(status).map_or_else(|| if status.is_success() || status == StatusCode::NOT_MODIFIED || status == StatusCode::SWITCHING_PROTOCOLS { Decision::Accept } else { Decision::Inconclusive }, Decision::Reject)
-    }
+/// 304 answers a conditional request: the credential may read the resource. 101 is an accepted upgrade.
+fn is_success(status: StatusCode) -> bool {
+    status.is_success() || matches!(status, StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS)
 }
 
 impl Default for StatusClassifier {
@@ -64,10 +75,99 @@ impl Default for StatusClassifier {
 
 impl Classify for StatusClassifier {
     fn head(&self, head: &response::Parts) -> Decision {
-        self.decide(head.status)
+        self.decide(head)
     }
 
-    fn body(&self, head: &response::Parts, _prefix: super::BodyPrefix<'_>) -> Decision {
-        self.decide(head.status)
+    fn body(&self, head: &response::Parts, _: BodyPrefix<'_>) -> Decision {
+        self.decide(head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+
+    use super::*;
+
+    fn decide(classifier: &StatusClassifier, status: u16, fields: &[(&str, &str)]) -> Decision {
+        let mut builder = Response::builder().status(status);
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        let head = builder.body(()).unwrap().into_parts().0;
+        let decision = classifier.head(&head);
+        assert_eq!(classifier.body(&head, BodyPrefix::complete(b"{}")), decision, "the body changes nothing");
+        decision
+    }
+
+    fn rejected(kind: RejectionKind, status: u16) -> Decision {
+        Decision::Reject(Rejection::new(kind, StatusCode::from_u16(status).unwrap()))
+    }
+
+    #[test]
+    fn success_is_accepted_401_and_403_rejected_all_else_inconclusive() {
+        let classifier = StatusClassifier::new();
+        for status in [101, 200, 201, 202, 204, 206, 226, 299, 304] {
+            assert_eq!(decide(&classifier, status, &[]), Decision::Accept, "{status}");
+        }
+        assert_eq!(decide(&classifier, 401, &[]), rejected(RejectionKind::Unauthenticated, 401));
+        assert_eq!(decide(&classifier, 403, &[]), rejected(RejectionKind::Forbidden, 403));
+        for status in [
+            100, 103, 300, 301, 302, 307, 400, 404, 407, 408, 409, 410, 422, 429, 451, 500, 502, 503, 504,
+            999,
+        ] {
+            assert_eq!(decide(&classifier, status, &[]), Decision::Inconclusive, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_403_that_is_a_rate_limit_is_inconclusive() {
+        let classifier = StatusClassifier::new();
+        for field in [
+            ("retry-after", "1"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-rate-limit-remaining", "0"),
+            ("ratelimit-remaining", "0"),
+            ("ratelimit", r#""default";r=0;t=30"#),
+        ] {
+            assert_eq!(decide(&classifier, 403, &[field]), Decision::Inconclusive, "{field:?}");
+            let explicit = StatusClassifier::none().reject(StatusCode::FORBIDDEN, RejectionKind::NotFound);
+            assert_eq!(decide(&explicit, 403, &[field]), Decision::Inconclusive, "{field:?}");
+        }
+        let left = [("x-ratelimit-remaining", "4999"), ("ratelimit", r#""default";r=50;t=30"#)];
+        assert_eq!(decide(&classifier, 403, &left), rejected(RejectionKind::Forbidden, 403));
+    }
+
+    #[test]
+    fn a_rate_limit_header_changes_no_other_status() {
+        let fields = [("retry-after", "1"), ("x-ratelimit-remaining", "0")];
+        let classifier = StatusClassifier::new().reject(StatusCode::NOT_FOUND, RejectionKind::NotFound);
+        assert_eq!(decide(&classifier, 200, &fields), Decision::Accept);
+        assert_eq!(decide(&classifier, 401, &fields), rejected(RejectionKind::Unauthenticated, 401));
+        assert_eq!(decide(&classifier, 404, &fields), rejected(RejectionKind::NotFound, 404));
+        assert_eq!(decide(&classifier, 429, &fields), Decision::Inconclusive);
+    }
+
+    #[test]
+    fn a_listed_status_is_rejected_even_if_it_means_success() {
+        let classifier = StatusClassifier::none()
+            .reject(StatusCode::OK, RejectionKind::Forbidden)
+            .reject(StatusCode::TOO_MANY_REQUESTS, RejectionKind::Forbidden);
+        assert_eq!(decide(&classifier, 200, &[]), rejected(RejectionKind::Forbidden, 200));
+        assert_eq!(decide(&classifier, 429, &[]), rejected(RejectionKind::Forbidden, 429));
+        assert_eq!(decide(&classifier, 201, &[]), Decision::Accept);
+        assert_eq!(decide(&classifier, 403, &[]), Decision::Inconclusive);
+    }
+
+    #[test]
+    fn the_last_kind_set_for_a_status_counts() {
+        let classifier = StatusClassifier::new().reject(StatusCode::FORBIDDEN, RejectionKind::NotFound);
+        assert_eq!(decide(&classifier, 403, &[]), rejected(RejectionKind::NotFound, 403));
+    }
+
+    #[test]
+    fn none_rejects_no_status() {
+        assert_eq!(decide(&StatusClassifier::none(), 401, &[]), Decision::Inconclusive);
+        assert_eq!(decide(&StatusClassifier::none(), 200, &[]), Decision::Accept);
     }
 }
