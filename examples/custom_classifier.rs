@@ -1,4 +1,4 @@
-//! A refusal that no preset knows: a gateway before the API answers 200 with a page to sign in.
+//! A rejection that no preset knows: a gateway in front of the API answers 200 with a sign-in page.
 //!
 //! `cargo run --example custom_classifier --features simulator`
 
@@ -8,11 +8,12 @@ use http::{Request, response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tower::{ServiceBuilder, ServiceExt};
+use tower_credential_fallback::classify::{BodyPrefix, Classify, Decision, Rejection, RejectionKind};
 use tower_credential_fallback::coze::simulator::{Fault, Simulator};
 use tower_credential_fallback::coze::{self, CozeClassifier, Region};
-use tower_credential_fallback::{BoxError, Classify, Decision, Outcome, Rejection, RejectionKind};
+use tower_credential_fallback::{BoxError, Outcome};
 
-/// Knows the page; leaves all else to the preset.
+/// Rejects the page. Everything else is the preset's.
 #[derive(Default)]
 struct WithSignInPage {
     coze: CozeClassifier,
@@ -23,16 +24,23 @@ impl Classify for WithSignInPage {
         if is_page(head) { Decision::Inspect } else { self.coze.head(head) }
     }
 
-    fn body(&self, head: &response::Parts, prefix: &[u8]) -> Decision {
+    fn body(&self, head: &response::Parts, prefix: BodyPrefix<'_>) -> Decision {
         const TITLE: &[u8] = b"<title>Sign in</title>";
         if !is_page(head) {
             return self.coze.body(head, prefix);
         }
-        if prefix.windows(TITLE.len()).any(|window| window == TITLE) {
+        if prefix.bytes().windows(TITLE.len()).any(|window| window == TITLE) {
             return Decision::Reject(Rejection::new(RejectionKind::Unauthenticated, head.status));
         }
-        // More may be on its way. If not, the page is an answer like any other.
-        Decision::Inspect
+        if !prefix.is_last() {
+            return Decision::Inspect;
+        }
+        // `Accept` means that this credential served the request. A page that was cut may still be the sign-in page.
+        if head.status.is_success() && prefix.is_complete() {
+            Decision::Accept
+        } else {
+            Decision::Inconclusive
+        }
     }
 }
 
@@ -52,7 +60,7 @@ async fn main() -> Result<(), BoxError> {
         .layer(coze::tokens(&region, old, new)?.with_classifier(WithSignInPage::default()))
         .service(Client::builder(TokioExecutor::new()).build_http());
 
-    // The gateway stops the first request, and lets the second pass.
+    // The gateway stops the first request and lets the second pass.
     let page = "<html><head><title>Sign in</title></head></html>";
     simulator.inject(Fault::raw(200, "text/html; charset=utf-8", page).times(1));
     let request =

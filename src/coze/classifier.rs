@@ -1,16 +1,15 @@
-//! [`CozeClassifier`]: what a refusal is at Coze.
+//! [`CozeClassifier`]: tells a rejection by the Coze OpenAPI.
 
 use http::response;
 
-use crate::classify::{Classify, Decision, JsonCodeClassifier, RejectionKind};
+use crate::classify::{BodyPrefix, Classify, Decision, JsonCodeClassifier, RejectionKind};
 
-/// Codes that say: not with this credential.
+/// Codes that mean a rejection of the credential.
 ///
-/// The first three are the set on which Coze's own chat SDK refreshes its token
-/// ([coze-js](https://github.com/coze-dev/coze-js)). The others are "not found" codes, whose documented causes
-/// include a missing permission and another owner
-/// ([error codes](https://www.coze.cn/open/docs/developer_guides/coze_error_codes)): that is how a
-/// resource looks from the account that it does not belong to.
+/// Coze's own chat SDK refreshes its token on the first three ([coze-js](https://github.com/coze-dev/coze-js)). The others
+/// are "not found" codes. Their documented causes include a missing permission and another owner
+/// ([error codes](https://www.coze.cn/open/docs/developer_guides/coze_error_codes)). An account gets them for a resource
+/// of another account.
 const CODES: [(i64, RejectionKind); 8] = [
     (4100, RejectionKind::Unauthenticated),
     (700012006, RejectionKind::Unauthenticated),
@@ -22,17 +21,19 @@ const CODES: [(i64, RejectionKind); 8] = [
     (4006, RejectionKind::NotFound), // bot
 ];
 
-/// Takes for a refusal what the Coze API says when a credential is not (or no longer) the right one.
+/// Takes for rejections the codes with which the Coze API rejects a credential.
 ///
-/// Coze's statuses vary by endpoint (a refusal comes with 200 as well as with 401), so the `code` in the body
-/// decides. 401 and 403 without a readable code are refusals too. Rate limits, quotas and bad parameters are
-/// not.
+/// Coze's statuses vary by endpoint: a rejection comes with 200 as well as with 401. So the `code` in the body decides.
 ///
-/// | code | meaning | [`RejectionKind`] |
+/// | code | meaning | verdict |
 /// | --- | --- | --- |
-/// | 4100, 700012006 | the token is not valid | `Unauthenticated` |
-/// | 4101 | the token may not do this | `Forbidden` |
-/// | 4200, 4001, 4002, 4005, 4006 | no such resource, chat, conversation, message, bot, *for this account* | `NotFound` |
+/// | 4100, 700012006 | the token is not valid | rejected, [`Unauthenticated`](RejectionKind::Unauthenticated) |
+/// | 4101 | the token may not do this | rejected, [`Forbidden`](RejectionKind::Forbidden) |
+/// | 4200, 4001, 4002, 4005, 4006 | no such resource, chat, conversation, message, bot *for this account* | rejected, [`NotFound`](RejectionKind::NotFound) |
+/// | 0, or no readable code | | the status decides, as in [`StatusClassifier`](crate::StatusClassifier) |
+/// | any other | rate limits, quotas, bad parameters, failures | inconclusive |
+///
+/// 408, 429 and 5xx are inconclusive, whatever the code.
 #[derive(Clone, Debug)]
 pub struct CozeClassifier {
     by_code: JsonCodeClassifier,
@@ -59,7 +60,7 @@ impl Classify for CozeClassifier {
         self.by_code.head(head)
     }
 
-    fn body(&self, head: &response::Parts, prefix: crate::classify::BodyPrefix<'_>) -> Decision {
+    fn body(&self, head: &response::Parts, prefix: BodyPrefix<'_>) -> Decision {
         self.by_code.body(head, prefix)
     }
 }
@@ -73,14 +74,14 @@ mod tests {
     fn ask(status: u16, body: &str) -> Decision {
         let response = Response::builder().status(status).header("content-type", "application/json").body(());
         let head = response.unwrap().into_parts().0;
-        match CozeClassifier::new().body(&head, body.as_bytes()) {
-            Decision::Inspect => CozeClassifier::new().body(&head, b""),
+        match CozeClassifier::new().head(&head) {
+            Decision::Inspect => CozeClassifier::new().body(&head, BodyPrefix::complete(body.as_bytes())),
             decided => decided,
         }
     }
 
     #[test]
-    fn each_refusal_code_is_told_apart_with_every_status_it_was_seen_with() {
+    fn each_code_is_rejected_with_every_status_it_was_seen_with() {
         for (code, kind) in CODES {
             for status in [200, 401, 403] {
                 match ask(status, &format!(r#"{{"code":{code},"msg":"x","detail":{{"logid":"2025"}}}}"#)) {
@@ -94,11 +95,18 @@ mod tests {
     }
 
     #[test]
-    fn codes_that_another_credential_cannot_help_are_no_refusal() {
-        for code in
-            [0, 4000, 4003, 4008, 4009, 4011, 4013, 4015, 4016, 4020, 4102, 4201, 4301, 5000, 702042162]
+    fn codes_that_another_credential_cannot_help_are_inconclusive() {
+        for code in [4000, 4003, 4008, 4009, 4011, 4013, 4015, 4016, 4020, 4102, 4201, 4301, 5000, 702042162]
         {
-            assert_eq!(ask(200, &format!(r#"{{"code":{code},"msg":"x"}}"#)), Decision::Accept, "{code}");
+            for status in [200, 400, 401, 403, 429, 500] {
+                let decision = ask(status, &format!(r#"{{"code":{code},"msg":"x"}}"#));
+                assert_eq!(decision, Decision::Inconclusive, "{code} with {status}");
+            }
         }
+    }
+
+    #[test]
+    fn code_zero_is_accepted_with_200() {
+        assert_eq!(ask(200, r#"{"code":0,"msg":""}"#), Decision::Accept);
     }
 }
