@@ -82,7 +82,9 @@ impl<RB: Body + Unpin> Answer<RB> {
                 match policy.classifier.body(&self.head, prefix) {
                     Decision::Inspect if !prefix.is_last() => {}
                     // A body that failed is no proof that the request was served: its code may have been still to come.
-                    decided => return Poll::Ready(verdict(decided, !prefix.is_last() || !self.body.has_failed())),
+                    decided => {
+                        return Poll::Ready(verdict(decided, !prefix.is_last() || !self.body.has_failed()));
+                    }
                 }
             }
         }

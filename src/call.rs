@@ -253,7 +253,16 @@ impl Call {
                 return slot;
             }
         }
-        self.facts.known.and_then(|known| known.slot).unwrap_or_else(|| live.memory.usual_slot())
+        if let Some(slot) = self.facts.known.and_then(|known| known.slot) {
+            return slot;
+        }
+        match live.memory.usual_slot() {
+            // One that was seen begins where it was served.
+            Slot::Fallback if self.facts.key.is_some_and(|key| live.stats.is_of_primary(key)) => {
+                Slot::Primary
+            }
+            usual => usual,
+        }
     }
 
     /// The first provider failed: says whose turn it is, unless both have failed or there is only one.
@@ -356,7 +365,9 @@ impl Call {
         match verdict {
             Verdict::Accepted => self.note_acceptance(policy, slot),
             Verdict::Inconclusive => {}
-            Verdict::Rejected(rejection) => return self.judge_rejection(shared, head, slot, rejection, rewind),
+            Verdict::Rejected(rejection) => {
+                return self.judge_rejection(shared, head, slot, rejection, rewind);
+            }
         }
         Step::Final
     }
@@ -524,7 +535,8 @@ impl Call {
     ) -> Result<Credential, NoReplay> {
         let next = self.facts.next;
         let live = &*shared.policy.live;
-        let credential = given.inspect_err(|error| self.facts.ledger.unavailable(&live.stats, next, error))?;
+        let credential =
+            given.inspect_err(|error| self.facts.ledger.unavailable(&live.stats, next, error))?;
         let Some((slot, sent)) = self.sent(shared) else { return Ok(credential) };
         if slot != next && sent.is_same_secret(&credential) {
             return Err(NoReplay::SameCredential);

@@ -142,18 +142,19 @@ where
             this.state.set(State::Done);
             if call.is_signed() {
                 let decision = policy.classifier.head(&answer.head);
-                let verdict = if decision == Decision::Inspect && call.may_peek() && policy.may_inspect(&answer.head) {
-                    let mut inspection = Inspection::default();
-                    match answer.poll_verdict(cx, policy, &mut inspection) {
-                        Poll::Ready(verdict) => verdict,
-                        Poll::Pending => {
-                            this.state.set(State::Peek { peek: Some(Box::new((answer, inspection))) });
-                            return Poll::Pending;
+                let verdict =
+                    if decision == Decision::Inspect && call.may_peek() && policy.may_inspect(&answer.head) {
+                        let mut inspection = Inspection::default();
+                        match answer.poll_verdict(cx, policy, &mut inspection) {
+                            Poll::Ready(verdict) => verdict,
+                            Poll::Pending => {
+                                this.state.set(State::Peek { peek: Some(Box::new((answer, inspection))) });
+                                return Poll::Pending;
+                            }
                         }
-                    }
-                } else {
-                    answer.judge_by_head(policy, decision)
-                };
+                    } else {
+                        answer.judge_by_head(policy, decision)
+                    };
                 if !call.conclude(shared, &mut answer, verdict, rewind) {
                     this.state.set(State::second(answer));
                     continue;

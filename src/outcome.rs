@@ -205,7 +205,10 @@ impl Outcome {
     /// The slot whose credential served the request; `None` if this answer is a rejection, or says nothing of the
     /// credential.
     pub fn served_by(&self) -> Option<Slot> {
-        self.attempts().last().filter(|attempt| attempt.verdict == Verdict::Accepted).map(|attempt| attempt.slot)
+        self.attempts()
+            .last()
+            .filter(|attempt| attempt.verdict == Verdict::Accepted)
+            .map(|attempt| attempt.slot)
     }
 
     /// The slot of the credential that this is the answer to, accepted or not; `None` if the request carried none.

@@ -14,9 +14,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_credential_fallback::{
-    AuthProvider, BodyPrefix, BoxError, Classify, Credential, CredentialChoice, CredentialError, CredentialFallbackLayer,
-    CredentialFuture, Decision, Error, ErrorKind, FinalUri, NoReplay, Order, Outcome, PeekBody, Rejection,
-    ReplayBody, Slot, provider_fn,
+    AuthProvider, BodyPrefix, BoxError, Classify, Credential, CredentialChoice, CredentialError,
+    CredentialFallbackLayer, CredentialFuture, Decision, Error, ErrorKind, FinalUri, NoReplay, Order,
+    Outcome, PeekBody, Rejection, ReplayBody, Slot, provider_fn,
 };
 
 type Answer = Response<Full<Bytes>>;

@@ -8,8 +8,8 @@ mod resource;
 mod shared;
 
 pub(crate) use expiring::Expiring;
-pub(crate) use left_behind::{Left, LeftMemory};
 pub use left_behind::LeftBehind;
+pub(crate) use left_behind::{Left, LeftMemory};
 pub(crate) use memory::{Known, Memory};
 pub use order::{CredentialChoice, Order, Slot};
 pub use resource::ResourceKey;

@@ -35,7 +35,7 @@ impl Resources {
     pub(super) fn answered(&self, hash: u64, slot: Slot) -> bool {
         // One hash in 2^63 shares its place with another.
         let hash = (hash & !BY_FALLBACK).max(2);
-        let is_by_primary = self.made().enumerate().any(|(nth, lines)| line(lines, nth, hash).holds(hash));
+        let is_by_primary = self.is_of_primary(hash);
         match slot {
             Slot::Primary if !is_by_primary => return self.put(hash),
             Slot::Fallback if is_by_primary => self.mark(hash),
@@ -43,6 +43,13 @@ impl Resources {
             Slot::Primary | Slot::Fallback => {}
         }
         false
+    }
+
+    /// Whether the primary was the last to answer for it.
+    #[inline]
+    pub(super) fn is_of_primary(&self, hash: u64) -> bool {
+        let hash = (hash & !BY_FALLBACK).max(2);
+        self.made().enumerate().any(|(nth, lines)| line(lines, nth, hash).holds(hash))
     }
 
     #[cold]
@@ -129,16 +136,24 @@ mod tests {
         let hash = |nth: u32| state.hash_one(nth);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..10_000).for_each(|nth| drop(resources.answered(hash(nth), Slot::Primary))));
+                scope.spawn(|| {
+                    (0..10_000).for_each(|nth| {
+                        let _ = resources.answered(hash(nth), Slot::Primary);
+                    })
+                });
             }
         });
         assert_eq!(resources.of_primary().count(), 10_000);
         assert!(!resources.is_full());
 
         // What only the fallback has answered for is not among them; who answered last is known.
-        (9_000..12_000).for_each(|nth| drop(resources.answered(hash(nth), Slot::Fallback)));
+        (9_000..12_000).for_each(|nth| {
+            let _ = resources.answered(hash(nth), Slot::Fallback);
+        });
         assert_eq!(resources.of_primary().count(), 9_000);
-        (9_500..10_000).for_each(|nth| drop(resources.answered(hash(nth), Slot::Primary)));
+        (9_500..10_000).for_each(|nth| {
+            let _ = resources.answered(hash(nth), Slot::Primary);
+        });
         assert_eq!(resources.of_primary().count(), 9_500);
     }
 
@@ -147,7 +162,9 @@ mod tests {
         let resources = Resources::default();
         let state = RandomState::new();
         let places = 8 * LINES.iter().sum::<usize>();
-        (0..3 * places).for_each(|nth| drop(resources.answered(state.hash_one(nth), Slot::Primary)));
+        (0..3 * places).for_each(|nth| {
+            let _ = resources.answered(state.hash_one(nth), Slot::Primary);
+        });
         assert!(resources.is_full());
         assert!((places * 9 / 10..=places).contains(&resources.of_primary().count()));
         resources.answered(0, Slot::Primary);

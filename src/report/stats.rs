@@ -98,6 +98,11 @@ impl Stats {
         key.is_some_and(|key| self.resources.answered(key, slot))
     }
 
+    /// Whether the primary was the last to serve this resource.
+    pub(crate) fn is_of_primary(&self, key: u64) -> bool {
+        self.resources.is_of_primary(key)
+    }
+
     /// The answer says nothing of the credential.
     pub(crate) fn inconclusive(&self, slot: Slot) {
         count(&self.slot(slot).inconclusive);
