@@ -43,8 +43,6 @@ struct Facts {
     next: Slot,
     /// What was known of the resource when the call began.
     known: Option<Known>,
-    /// Whether the caller has chosen the first slot.
-    is_pinned: bool,
     /// Whether the first slot was a hint of an earlier call's.
     is_hinted: bool,
     /// Whether the first attempt was rejected and the second is under way, or being prepared.
@@ -85,7 +83,6 @@ impl Default for Facts {
             may_peek: false,
             next: Slot::Fallback,
             known: None,
-            is_pinned: false,
             is_hinted: false,
             is_replaying: false,
             key: None,
@@ -224,9 +221,7 @@ impl Call {
             let name = rule.find(head, content.unwrap_or_default());
             self.facts.left = name.map(|name| Box::new(Left::new(memory, head, name)));
         }
-        let choice = head.extensions.get();
-        self.facts.is_pinned = choice.is_some();
-        let (slot, is_only) = match choice {
+        let (slot, is_only) = match head.extensions.get() {
             Some(CredentialChoice::First(slot)) => (*slot, false),
             Some(CredentialChoice::Only(slot)) => (*slot, true),
             None => match live.order() {
@@ -443,10 +438,7 @@ impl Call {
         };
         let is_plain = is_as_before && facts.ledger.is_at_once() && !facts.is_hinted && facts.left.is_none();
         let is_needed = !is_plain && self.learn_from_acceptance(policy, slot);
-        let is_first_of_primary = policy.live.stats.accepted(slot, facts.key, is_needed, now);
-        if is_first_of_primary && facts.ledger.is_at_once() && !facts.is_pinned {
-            policy.live.memory.find(Slot::Primary);
-        }
+        policy.live.stats.accepted(slot, facts.key, is_needed, now);
     }
 
     /// Says whether the other slot was of no use.
@@ -461,7 +453,7 @@ impl Call {
             if rejected == Some(slot.other()) || (rejected.is_none() && self.facts.is_hinted) {
                 memory.learn(key, slot, self.facts.as_of);
             } else {
-                memory.note_served(key, slot, self.facts.is_pinned);
+                memory.note_served(key, slot);
             }
         } else if self.facts.is_hinted && rejected.is_none() {
             // No resource can be remembered, but the hint was right.
