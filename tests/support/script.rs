@@ -1,4 +1,5 @@
 //! An inner service whose answers the test writes.
+#![allow(dead_code)] // No test uses all of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
