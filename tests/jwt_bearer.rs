@@ -476,6 +476,8 @@ fn what_is_missing_or_wrong_in_a_grant_is_named_when_built() {
         ("token_url", at("https://user:hunter2@identity.example.com/token")),
         ("token_url", at("https://identity.example.com/token#fragment")),
         ("token_url", at("https://identity example.com/token")),
+        ("token_url", at("https://identity.example.com:84433/token")),
+        ("token_url", at("https://*.example.com/token")),
         ("token_url", at("http://identity.example.com/token")),
         ("token_url", at("http://127.0.0.1.example.com/token")),
         ("token_url", at("http://localhost.example.com/token")),
