@@ -35,8 +35,9 @@
 //!   [`with_origins`](CredentialFallbackLayer::with_origins) can vouch for them: the guard lets them pass, the list does
 //!   not.
 //! - Redirects that an inner layer follows are known only if it says so: tower-http's with feature
-//!   `follow-redirect`, reqwest's through the module `reqwest`, any other by [`FinalUri`]. Custom credential
-//!   headers follow a redirect wherever the follower takes them.
+//!   `follow-redirect` (0.6 or 0.7, but not one inside of another of the same version: the outer overwrites what the inner
+//!   says), reqwest's through the module `reqwest`, any other by [`FinalUri`]. Custom credential headers follow a redirect
+//!   wherever the follower takes them.
 //! - If the providers use different headers and are not fixed, the caller's own value under the other one's header
 //!   goes out with attempt 1.
 //! - Heads of requests are kept in memory that is used again, a few for each thread: headers of a call that is over stay
