@@ -200,7 +200,7 @@ impl Call {
     fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
         self.facts.key = policy.key(head, content.unwrap_or_default());
         self.facts.user = policy.user(head);
-        let memory = &policy.live.memory;
+        let memory = policy.live.memory();
         let known = self.facts.key.map(|key| memory.recall(key));
         self.facts.known = known.filter(|known| known.is_learnt).map(|known| known.slot);
         self.facts.is_cooling = memory.is_in_use()
@@ -383,7 +383,7 @@ impl Call {
             Err(reason) => {
                 if let Some(key) = self.facts.key {
                     // We cannot send it again, but the caller may: then the other goes first.
-                    policy.live.memory.learn(key, slot.other());
+                    policy.live.memory().learn(key, slot.other());
                 }
                 Step::Refuse(reason.into())
             }
@@ -404,7 +404,7 @@ impl Call {
         let outcome = self.facts.ledger.outcome();
         let first = outcome.attempts().next();
         let is_second = first.is_some_and(|first| first.refused.is_some());
-        let memory = &policy.live.memory;
+        let memory = policy.live.memory();
         if let Some(key) = self.facts.key {
             // Only after a refusal: what either credential may do, such as a list, says nothing of the other.
             if is_second {
@@ -425,7 +425,7 @@ impl Call {
 
     fn learn_from_two_refusals(&self, policy: &Policy, slot: Slot) {
         let Some(key) = self.facts.key else { return };
-        let memory = &policy.live.memory;
+        let memory = policy.live.memory();
         if !self.facts.ledger.was_a_token_invalid()
             && let (Some(left), Some((_, left_memory))) = (&self.facts.left, &policy.left_behind)
         {

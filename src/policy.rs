@@ -49,23 +49,23 @@ impl Policy {
     }
 
     pub(crate) fn key(&self, head: &request::Parts, content: &[u8]) -> Option<u64> {
-        let Some(resource) = &self.resource else { return Some(self.live.memory.key(&head.uri, None)) };
+        let Some(resource) = &self.resource else { return Some(self.live.memory().key(&head.uri, None)) };
         let name = resource.resource(head, content)?;
-        Some(self.live.memory.key(&head.uri, Some(name)))
+        Some(self.live.memory().key(&head.uri, Some(name)))
     }
 
     /// What holds back when both were refused: the resource, or where none is named, the path. Not all of an
     /// origin, since one closed path says nothing of the others; and of one user alone, where each has tokens of
     /// their own.
     pub(crate) fn cool_key(&self, uri: &Uri, key: u64, user: u64) -> u64 {
-        user ^ if self.resource.is_some() { key } else { self.live.memory.key(uri, Some(uri.path())) }
+        user ^ if self.resource.is_some() { key } else { self.live.memory().key(uri, Some(uri.path())) }
     }
 
     /// Whom the request is made for; 0 for nobody in particular.
     pub(crate) fn user(&self, head: &request::Parts) -> u64 {
         #[cfg(feature = "oauth")]
         if let Some(user) = head.extensions.get::<crate::oauth::UserId>() {
-            return self.live.memory.key(&head.uri, Some(user.as_str()));
+            return self.live.memory().key(&head.uri, Some(user.as_str()));
         }
         #[cfg(not(feature = "oauth"))]
         let _ = head;
