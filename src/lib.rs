@@ -86,6 +86,7 @@ pub mod classify;
 pub mod coze;
 mod credential;
 mod error;
+mod escape;
 mod future;
 #[cfg(any(doc, doctest))]
 pub mod guide;
