@@ -215,7 +215,7 @@ impl Call {
     fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
         let live = &*policy.live;
         self.facts.key = policy.key(head, content.unwrap_or_default());
-        self.facts.known = self.facts.key.and_then(|key| live.memory.recall(key));
+        self.facts.known = self.facts.key.and_then(|key| live.memory().recall(key));
         self.facts.as_of = self.facts.known.map_or(0, |known| known.version);
         if let Some((rule, memory)) = &policy.left_behind {
             let name = rule.find(head, content.unwrap_or_default());
@@ -251,7 +251,7 @@ impl Call {
         if let Some(slot) = self.facts.known.and_then(|known| known.slot) {
             return slot;
         }
-        match live.memory.usual_slot() {
+        match live.memory().usual_slot() {
             // One that was seen begins where it was served.
             Slot::Fallback if self.facts.key.is_some_and(|key| live.stats.is_of_primary(key)) => {
                 Slot::Primary
@@ -447,7 +447,7 @@ impl Call {
         let outcome = self.facts.ledger.outcome();
         let first = outcome.attempts().next();
         let rejected = first.filter(|first| first.rejection().is_some()).map(|first| first.slot);
-        let memory = &policy.live.memory;
+        let memory = policy.live.memory();
         if let Some(key) = self.facts.key {
             // The other slot was rejected for it: now, or in the call before that left a hint.
             if rejected == Some(slot.other()) || (rejected.is_none() && self.facts.is_hinted) {
@@ -538,7 +538,7 @@ impl Call {
             let (one, other) = (sent.secret(), credential.secret());
             let request = self.facts.request_key.to_ne_bytes();
             // The order of the two does not matter: the next call may begin with the other.
-            live.memory.hash(&[&request, content, one.min(other), one.max(other)])
+            live.memory().hash(&[&request, content, one.min(other), one.max(other)])
         });
         if self.facts.cooldown_key.is_some_and(|key| live.cooldowns.get(key).is_some()) {
             return Err(NoReplay::CoolingDown);
@@ -548,7 +548,7 @@ impl Call {
 
     /// The second attempt is about to be sent.
     pub(crate) fn send_again(&mut self, policy: &Policy, credential: Credential) {
-        self.facts.as_of = self.facts.key.map_or(0, |key| policy.live.memory.version(key));
+        self.facts.as_of = self.facts.key.map_or(0, |key| policy.live.memory().version(key));
         self.facts.ledger.sent(&policy.live.stats, self.facts.next, true);
         self.facts.sent = Some(self.facts.next);
         self.facts.credential = Some(credential);

@@ -175,7 +175,7 @@ impl Ledger {
             // The primary alone was asked, as its turn was first. No report says "yes" to that order.
             (false, false) if first == Slot::Primary && !live.order().is_fallback_first() => false,
             // Nothing clear from the fallback. That is no question where it has served the same lately.
-            _ => !live.stats.was_served_lately(subject, &live.memory),
+            _ => !live.stats.was_served_lately(subject, live.memory()),
         }
     }
 

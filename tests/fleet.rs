@@ -91,10 +91,10 @@ impl Setup {
     }
 
     fn tokens(&self, store: Arc<dyn TokenStore>) -> UserTokens {
-        UserTokens::new(self.client(), store, |user| format!("{}{}", users::LOGIN, user.as_str()))
+        UserTokens::builder(self.client(), store, |user| format!("{}{}", users::LOGIN, user.as_str()))
             .with_load_timeout(LOAD_TIMEOUT)
-            .unwrap()
             .with_lease(LEASE)
+            .build()
             .unwrap()
     }
 }

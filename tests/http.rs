@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
-use support::{Body, HyperClient, PROTOCOLS, Protocol, Server, full, hyper_client, json, token_of};
+use support::{Body, HyperClient, PROTOCOLS, Protocol, Server, hyper_client, json, token_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tower::{Layer, ServiceExt};
@@ -286,39 +286,6 @@ async fn no_call_is_lost_when_the_caller_gives_up_on_others() {
 
 async fn full_of(request: Request<hyper::body::Incoming>) -> Bytes {
     request.into_body().collect().await.unwrap().to_bytes()
-}
-
-#[cfg(feature = "follow-redirect")]
-#[tokio::test]
-async fn a_redirect_to_another_origin_that_refuses_is_never_answered_with_the_other_credential() {
-    use tower_credential_fallback::NoReplay;
-    use tower_http::follow_redirect::FollowRedirectLayer;
-    use tower_http::follow_redirect::policy::Limited;
-
-    let stranger_saw = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&stranger_saw);
-    let stranger = Server::start(move |request| {
-        log.lock().unwrap().push(request.headers().get("x-api-key").cloned());
-        async { json(401, REFUSAL) }
-    })
-    .await;
-    let target = stranger.url("/");
-    let server = Server::start(move |_| {
-        let target = target.clone();
-        async move { Response::builder().status(307).header("location", target).body(full("")).unwrap() }
-    })
-    .await;
-    let layer = CredentialFallbackLayer::new(
-        Credential::header("x-api-key", "old").unwrap(),
-        Credential::header("x-api-key", "new").unwrap(),
-    )
-    .unwrap();
-    // A policy that strips nothing: the worst case.
-    let inner = FollowRedirectLayer::with_policy(Limited::new(5));
-    let client = layer.layer(inner.layer(hyper_client::<ReplayBody<Full<Bytes>>>(Protocol::Http1)));
-    let response = client.oneshot(request(Method::GET, server.url("/"), "")).await.unwrap();
-    assert!(matches!(Outcome::of(&response).no_replay(), Some(NoReplay::Redirected)));
-    assert!(stranger_saw.lock().unwrap().iter().flatten().all(|key| key != "new"));
 }
 
 #[tokio::test]

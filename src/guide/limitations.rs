@@ -35,13 +35,14 @@
 //!   [`with_origins`](CredentialFallbackLayer::with_origins) can vouch for them: the guard lets them pass, the list does
 //!   not.
 //! - Redirects that an inner layer follows are known only if it says so: tower-http's with feature
-//!   `follow-redirect`, reqwest's through the module `reqwest`, any other by [`FinalUri`]. Custom credential
-//!   headers follow a redirect wherever the follower takes them.
+//!   `follow-redirect` (0.6 or 0.7, but not one inside of another of the same version: the outer overwrites what the inner
+//!   says), reqwest's through the module `reqwest`, any other by [`FinalUri`]. Custom credential headers follow a redirect
+//!   wherever the follower takes them.
 //! - If the providers use different headers and are not fixed, the caller's own value under the other one's header
 //!   goes out with attempt 1.
-//! - Heads of requests are kept in memory that is used again, a few for each thread: headers of a call that is over stay
-//!   there until another call's are written over them, or, if one was marked sensitive, until the call ends. A dump of the
-//!   process shows them.
+//! - Heads of requests are kept in memory that is used again, a few for each thread: heads of a call that is over stay
+//!   there until another call's are written over them. If a header was marked sensitive, all of the head is overwritten: at
+//!   the second attempt, or when the call ends. A dump of the process shows the rest.
 //! - A user's refresh that is cut off by the death of its process costs that user a new login: see the guide's page on
 //!   tokens on a user's behalf. So does a Redis that loses writes.
 //!

@@ -77,10 +77,6 @@ impl Memory {
         }
     }
 
-    pub(crate) fn is_shared(&self) -> bool {
-        self.outbox.is_some()
-    }
-
     /// The key of a resource of this name in the URI's origin; of the origin itself without a name.
     ///
     /// The origin counts as it is written. Another spelling of it has a memory of its own: that costs a rejection,
