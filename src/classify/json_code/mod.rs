@@ -7,6 +7,7 @@ use super::{BodyPrefix, Classify, Decision, Rejection, RejectionKind, StatusClas
 mod content_type;
 mod integer;
 mod reader;
+mod string;
 #[cfg(test)]
 mod tests;
 
