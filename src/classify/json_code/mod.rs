@@ -31,8 +31,8 @@ use reader::{Found, find_code};
 ///   readable code counts.
 /// - It is an integer in any of JSON's spellings (`4101`, `4101.0`, `4.101e3`), or a string that holds one (`"4101"`). It
 ///   must fit an `i64`. `4101.5`, `null`, objects, arrays and booleans are not codes.
-/// - It counts as soon as its value has ended: a string ends with its quote, a number before a comma, a brace or
-///   whitespace. What follows is not read. So it does not matter where the body is split or cut after that.
+/// - It counts as soon as its value has ended: a string ends with its quote, a number before a comma, a closing brace or
+///   whitespace. The bytes behind it are not read, so the verdict does not depend on where the body is split.
 /// - A number at the very end of a cut body may be half of one. It is not read.
 /// - The keys, colons and commas of the top-level object are checked. A violation before the code means that there is no
 ///   code. Other values are skipped, not validated.

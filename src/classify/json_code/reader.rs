@@ -12,7 +12,7 @@
 use super::integer::integer;
 use super::string::end_of_string;
 
-/// What the front of a document says about the code.
+/// The code, as far as the front of a document tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// The field holds this code, and its value has ended.
@@ -40,7 +40,7 @@ enum Stop {
 
 struct Reader<'a> {
     text: &'a [u8],
-    /// What stands before it has been read.
+    /// The index of the next byte to read.
     at: usize,
 }
 
