@@ -43,6 +43,8 @@ struct Facts {
     next: Slot,
     /// What was known of the resource when the call began.
     known: Option<Known>,
+    /// Whether the caller has chosen the first slot.
+    is_pinned: bool,
     /// Whether the first slot was a hint of an earlier call's.
     is_hinted: bool,
     /// Whether the first attempt was rejected and the second is under way, or being prepared.
@@ -83,6 +85,7 @@ impl Default for Facts {
             may_peek: false,
             next: Slot::Fallback,
             known: None,
+            is_pinned: false,
             is_hinted: false,
             is_replaying: false,
             key: None,
@@ -221,7 +224,9 @@ impl Call {
             let name = rule.find(head, content.unwrap_or_default());
             self.facts.left = name.map(|name| Box::new(Left::new(memory, head, name)));
         }
-        let (slot, is_only) = match head.extensions.get() {
+        let choice = head.extensions.get();
+        self.facts.is_pinned = choice.is_some();
+        let (slot, is_only) = match choice {
             Some(CredentialChoice::First(slot)) => (*slot, false),
             Some(CredentialChoice::Only(slot)) => (*slot, true),
             None => match live.order() {
@@ -453,7 +458,7 @@ impl Call {
             if rejected == Some(slot.other()) || (rejected.is_none() && self.facts.is_hinted) {
                 memory.learn(key, slot, self.facts.as_of);
             } else {
-                memory.note_served(key, slot);
+                memory.note_served(key, slot, self.facts.is_pinned);
             }
         } else if self.facts.is_hinted && rejected.is_none() {
             // No resource can be remembered, but the hint was right.

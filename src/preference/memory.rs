@@ -45,9 +45,9 @@ pub(crate) struct Memory {
 /// What is known of a resource.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Known {
-    /// The slot that comes first: the one that served it where the other was rejected. `None` if neither ever was.
+    /// The slot that comes first; `None` if nothing says which.
     pub(crate) slot: Option<Slot>,
-    /// Grows with each piece of evidence; 0 if the other slot was never rejected.
+    /// Grows with each piece of evidence, which is one slot rejected and the other accepted; 0 without any.
     pub(crate) version: u64,
     /// When the fallback last served it, to the minute; `None` if the primary has served it since.
     pub(crate) fallback_at: Option<Instant>,
@@ -146,7 +146,7 @@ impl Memory {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.recall(key) {
             // What was learnt here comes back from there.
-            Some(known) if known.slot == Some(slot) => {}
+            Some(known) if known.slot == Some(slot) && known.version > 0 => {}
             // The primary serves what nobody has found elsewhere: that needs no entry.
             None if slot == Slot::Primary => {}
             known => self.insert_learnt(key, slot, known),
@@ -162,15 +162,19 @@ impl Memory {
         self.insert(key, Known { slot: Some(slot), version, fallback_at });
     }
 
-    /// `slot` served it at once. That says nothing of the other slot, so no preference follows.
-    pub(crate) fn note_served(&self, key: u64, slot: Slot) {
+    /// `slot` served it at once. That says nothing of the other slot, so it changes no preference. Where there is none, the
+    /// resource begins there from now on, unless the caller has chosen the slot (`is_pinned`).
+    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_pinned: bool) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let fallback_at = (slot == Slot::Fallback).then(Instant::now);
         match self.recall(key) {
             Some(known) => self.insert(key, Known { fallback_at, ..known }),
             // That the primary serves it needs no entry.
             None if slot == Slot::Primary => {}
-            None => self.insert(key, Known { slot: None, version: 0, fallback_at }),
+            None => {
+                let slot = (!is_pinned).then_some(slot);
+                self.insert(key, Known { slot, version: 0, fallback_at });
+            }
         }
     }
 
@@ -233,9 +237,11 @@ mod tests {
     fn only_evidence_changes_a_preference_and_memory_is_bounded() {
         let memory = Memory::new();
         let key = memory.key(&uri("https://a.example/1"), Some("bot"));
-        let served = |slot| memory.note_served(key, slot);
-        served(Slot::Primary);
+        memory.note_served(key, Slot::Primary, false);
         assert!(!memory.is_in_use(), "nothing to remember");
+        memory.note_served(3, Slot::Fallback, false);
+        assert_eq!((slot(&memory, 3), memory.has_moved(3)), (Some(Slot::Fallback), true));
+        let served = |slot| memory.note_served(key, slot, true);
         served(Slot::Fallback);
         assert_eq!((slot(&memory, key), memory.has_moved(key)), (None, true));
 

@@ -1,5 +1,7 @@
 //! [`JsonCodeClassifier`]: a code in a JSON body tells a rejection.
 
+use std::fmt;
+
 use http::{StatusCode, response};
 
 use super::{BodyPrefix, Classify, Decision, Rejection, RejectionKind, StatusClassifier};
@@ -8,11 +10,13 @@ mod content_type;
 mod integer;
 mod reader;
 mod string;
+mod success;
 #[cfg(test)]
 mod tests;
 
 use content_type::is_json;
 use reader::{Found, find_code};
+use success::SuccessScan;
 
 /// Reads the code in bodies such as `{"code": 4101, "msg": "…"}`, whatever their status.
 ///
@@ -50,20 +54,23 @@ use reader::{Found, find_code};
 ///     .reject(403, RejectionKind::Forbidden);
 /// # let _ = classifier;
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct JsonCodeClassifier {
     field: String,
     /// No code is in both lists.
     rejected: Vec<(i64, RejectionKind)>,
     accepted: Vec<i64>,
     statuses: StatusClassifier,
+    scan: Option<SuccessScan>,
 }
 
 impl JsonCodeClassifier {
     /// Reads the code from this top-level field. 0 means success. No code is a rejection yet; 401 and 403 are.
     pub fn new(field: impl Into<String>) -> Self {
+        let field = field.into();
         Self {
-            field: field.into(),
+            scan: SuccessScan::new(&field),
+            field,
             rejected: Vec::new(),
             accepted: vec![0],
             statuses: StatusClassifier::new(),
@@ -110,6 +117,17 @@ impl JsonCodeClassifier {
     }
 }
 
+impl fmt::Debug for JsonCodeClassifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonCodeClassifier")
+            .field("field", &self.field)
+            .field("rejected", &self.rejected)
+            .field("accepted", &self.accepted)
+            .field("statuses", &self.statuses)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Classify for JsonCodeClassifier {
     fn head(&self, head: &response::Parts) -> Decision {
         if says_nothing_of_the_credential(head.status) {
@@ -122,6 +140,13 @@ impl Classify for JsonCodeClassifier {
     }
 
     fn body(&self, head: &response::Parts, prefix: BodyPrefix<'_>) -> Decision {
+        if prefix.is_last()
+            && let Some(scan) = &self.scan
+            && scan.is_faster(prefix.bytes())
+            && scan.has_none_but(&self.accepted, prefix.bytes())
+        {
+            return self.statuses.decide(head);
+        }
         match find_code(prefix.bytes(), &self.field) {
             Found::Code(code) => self.judge(code, head),
             Found::Unfinished if !prefix.is_last() => Decision::Inspect,
