@@ -1,0 +1,104 @@
+//! A fleet: eight replicas of an application, each a process, act for fifty users whose tokens live two seconds. They
+//! share a Redis. Replicas are killed, half of them in the middle of a refresh; Redis is killed twice.
+//!
+//! What has to hold: the identity server never sees a refresh token twice; no user is sent to authorise again but those
+//! whose refresh was under way in a replica that was killed; every call ends in an answer or a clear error, which has a
+//! cause; nobody ever gets another's token. How each is checked stands in `fleet/verdict.rs`.
+//!
+//! `FLEET_SECONDS` says how long it runs; default 30.
+
+#[path = "fleet/replica.rs"]
+mod replica;
+#[path = "fleet/run.rs"]
+mod run;
+#[path = "support/redis.rs"]
+mod servers;
+mod support;
+#[path = "support/oauth.rs"]
+mod users;
+#[path = "fleet/verdict.rs"]
+mod verdict;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tower_credential_fallback::coze::{self, Region};
+use tower_credential_fallback::oauth::{OAuthClient, UserId, UserTokens};
+use tower_credential_fallback::store::{RedisStore, TokenStore};
+use users::http_client;
+
+const REPLICAS: usize = 8;
+const USERS: usize = 50;
+const TOKEN_LIFETIME: Duration = Duration::from_secs(2);
+const REDIS_RESTARTS: usize = 2;
+
+/// Two and a half seconds of it are kept for the save; the exchange has the rest: more than this machine takes when all of
+/// the fleet is busy.
+const LEASE: Duration = Duration::from_secs(6);
+
+/// How long a call may wait for its token: less than a lease.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longer than any call may take.
+const HANG: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    match &arguments[1..] {
+        [role, setup] if role == "replica" => {
+            runtime.block_on(replica::run(serde_json::from_str(setup).unwrap()));
+            ExitCode::SUCCESS
+        }
+        [option, ..] if option == "--list" => ExitCode::SUCCESS,
+        // As libtest does it: a name that is not ours.
+        [filter, ..] if !filter.starts_with('-') && !"fleet".contains(filter.as_str()) => ExitCode::SUCCESS,
+        _ => {
+            let seconds = std::env::var("FLEET_SECONDS");
+            let seconds = seconds.map_or(30, |text| text.parse().expect("FLEET_SECONDS"));
+            runtime.block_on(run::run(Duration::from_secs(seconds)))
+        }
+    }
+}
+
+/// What a replica has to know.
+#[derive(Clone, Serialize, Deserialize)]
+struct Setup {
+    coze: String,
+    client_id: String,
+    client_secret: String,
+    redis: String,
+    /// Each user's bot.
+    bots: Vec<String>,
+}
+
+impl Setup {
+    fn region(&self) -> Region {
+        Region::custom(&self.coze).unwrap()
+    }
+
+    fn client(&self) -> OAuthClient {
+        let config = coze::user_app(&self.region(), &self.client_id)
+            .with_client_secret(&self.client_secret)
+            .with_redirect_uri(users::CALLBACK);
+        OAuthClient::new(http_client(), config).unwrap()
+    }
+
+    fn store(&self) -> RedisStore {
+        RedisStore::new(&self.redis).unwrap().with_encryption_key(&[9; 32])
+    }
+
+    fn tokens(&self, store: Arc<dyn TokenStore>) -> UserTokens {
+        UserTokens::new(self.client(), store, |user| format!("{}{}", users::LOGIN, user.as_str()))
+            .with_load_timeout(LOAD_TIMEOUT)
+            .unwrap()
+            .with_lease(LEASE)
+            .unwrap()
+    }
+}
+
+fn user(n: usize) -> UserId {
+    UserId::new(format!("user-{n}"))
+}
