@@ -39,6 +39,7 @@ pub(crate) struct Refresh {
     pub(crate) seen: usize,
     /// Who was given it for the one before; `None`: it came with a login.
     pub(crate) given_to: Option<usize>,
+    pub(crate) given_at: Duration,
     /// Whether that answer arrived.
     pub(crate) has_arrived: bool,
     /// What was given for it.
@@ -84,7 +85,7 @@ impl Tokens {
     fn grant(&mut self, user: usize, given_to: Option<usize>, now: Duration) -> Value {
         let number = self.refresh.len();
         let (access, refresh) = (format!("access-{number}"), format!("refresh-{number}"));
-        let token = Refresh { user, seen: 0, given_to, has_arrived: false, next: None };
+        let token = Refresh { user, seen: 0, given_to, given_at: now, has_arrived: false, next: None };
         self.refresh.insert(refresh.clone(), token);
         self.access.insert(access.clone(), (user, now + TOKEN_LIFETIME));
         json!({
@@ -125,7 +126,9 @@ async fn ask(
         let user = world.identity.tokens().refresh.get(token).map(|token| token.user);
         let now = world.now();
         world.record().connections_rejected += 1;
-        user.into_iter().for_each(|user| world.record().trouble(user, Trouble::Unconnected, now, now));
+        if let Some(user) = user {
+            world.record().trouble(user, Some(life.number), Trouble::Unconnected, now, now);
+        }
         return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
     }
     let (answer, answered) = oneshot::channel();

@@ -11,7 +11,7 @@ use crate::world::Step;
 
 pub(crate) struct Record {
     pub(crate) calls: Vec<Call>,
-    pub(crate) troubles: Vec<(usize, Trouble, Span)>,
+    pub(crate) troubles: Vec<(usize, Felt)>,
     /// Those that are over.
     pub(crate) holdings: Vec<Holding>,
     held: BTreeMap<usize, (String, Holding)>,
@@ -26,6 +26,8 @@ pub(crate) struct Record {
     pub(crate) stored: BTreeSet<String>,
     /// Logins that were stored.
     pub(crate) logins: Vec<(usize, Duration)>,
+    /// Users who have logged in, for all that they know.
+    pub(crate) welcomed: Vec<usize>,
     pub(crate) kills_in_refresh: usize,
     pub(crate) kills_at: BTreeMap<&'static str, usize>,
     pub(crate) operations_failed: usize,
@@ -74,6 +76,14 @@ pub(crate) enum Trouble {
     Held,
 }
 
+#[derive(Clone, Copy)]
+pub(crate) struct Felt {
+    pub(crate) trouble: Trouble,
+    /// Where; `None`: everywhere.
+    pub(crate) life: Option<usize>,
+    pub(crate) span: Span,
+}
+
 /// A lease, from its start until it was given back or ran out.
 pub(crate) struct Holding {
     pub(crate) user: usize,
@@ -113,6 +123,7 @@ impl Record {
             deaths: BTreeMap::new(),
             stored: BTreeSet::new(),
             logins: Vec::new(),
+            welcomed: Vec::new(),
             kills_in_refresh: 0,
             kills_at: BTreeMap::new(),
             operations_failed: 0,
@@ -131,8 +142,15 @@ impl Record {
         self.digest.finish()
     }
 
-    pub(crate) fn trouble(&mut self, user: usize, trouble: Trouble, from: Duration, to: Duration) {
-        self.troubles.push((user, trouble, Span { from, to }));
+    pub(crate) fn trouble(
+        &mut self,
+        user: usize,
+        life: Option<usize>,
+        trouble: Trouble,
+        from: Duration,
+        to: Duration,
+    ) {
+        self.troubles.push((user, Felt { trouble, life, span: Span { from, to } }));
     }
 
     pub(crate) fn is_absent(&self, user: usize) -> bool {
@@ -145,7 +163,7 @@ impl Record {
             self.logins.push((user, now));
         }
         if let Some(since) = self.absent.remove(&user) {
-            self.trouble(user, Trouble::Absent, since, now);
+            self.trouble(user, None, Trouble::Absent, since, now);
         }
         self.note(&("saved", user, now));
     }
@@ -199,7 +217,7 @@ impl Record {
     /// What is still open ends now.
     pub(crate) fn close(&mut self, now: Duration) {
         for (user, since) in std::mem::take(&mut self.absent) {
-            self.trouble(user, Trouble::Absent, since, now);
+            self.trouble(user, None, Trouble::Absent, since, now);
         }
         self.holdings.extend(std::mem::take(&mut self.held).into_values().map(|(_, holding)| holding));
     }

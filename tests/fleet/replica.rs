@@ -1,7 +1,8 @@
-//! [`Replica`]: one process of the application, which makes calls for every user, and lets users log in.
+//! [`Replica`]: one process of the application, which makes calls for users, and lets them log in.
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tower_credential_fallback::Credential;
@@ -11,9 +12,10 @@ use crate::identity::client;
 use crate::record::{Call, Ending, Span};
 use crate::store::Store;
 use crate::world::{Life, World, between};
-use crate::{LEASE, LOAD_TIMEOUT, USERS};
+use crate::{LEASE, LOAD_TIMEOUT};
 
 pub(crate) struct Replica {
+    number: usize,
     pub(crate) life: Arc<Life>,
     pub(crate) client: OAuthClient,
     pub(crate) tokens: UserTokens,
@@ -37,11 +39,7 @@ impl Replica {
         .unwrap()
         .with_lease(LEASE)
         .unwrap();
-        let mut calls = JoinSet::new();
-        for n in 0..USERS {
-            calls.spawn(call_on_and_on(Arc::clone(world), number, life.number, tokens.clone(), n));
-        }
-        Self { life, client, tokens, calls }
+        Self { number, life, client, tokens, calls: JoinSet::new() }
     }
 
     /// From now on it does nothing to the world. What it has sent is on its way.
@@ -50,32 +48,46 @@ impl Replica {
         self.calls.abort_all();
     }
 
-    /// The end of a deployment: no more calls.
+    /// Its callers go away.
     pub(crate) fn end_calls(&mut self) {
         self.calls.abort_all();
     }
+
+    /// Makes a call for a user. What is returned is closed once the call has ended, or the replica has died.
+    pub(crate) fn call(&mut self, world: &Arc<World>, n: usize) -> oneshot::Receiver<()> {
+        while self.calls.try_join_next().is_some() {}
+        let (over, is_over) = oneshot::channel();
+        let (world, tokens) = (Arc::clone(world), self.tokens.clone());
+        let (replica, life) = (self.number, self.life.number);
+        self.calls.spawn(async move {
+            let from = world.now();
+            let ending = ending(&world, &tokens, n).await;
+            let span = Span { from, to: world.now() };
+            let mut record = world.record();
+            record.note(&("call", life, n, span.from, span.to));
+            record.calls.push(Call { life, replica, user: n, span, ending });
+            drop(over);
+        });
+        is_over
+    }
 }
 
-async fn call_on_and_on(world: Arc<World>, replica: usize, life: usize, tokens: UserTokens, n: usize) {
-    loop {
-        sleep(between(200, 2_800)).await;
-        let from = world.now();
-        let ending = match tokens.get(&user(n)).await {
-            Ok(credential) => {
-                sleep(between(1, 40)).await;
-                let served = world.identity.tokens().serve(&secret_of(&credential), n, world.now());
-                served.map_or_else(Ending::Rejected, |()| Ending::Answered)
-            }
-            Err(error) if error.authorize_url().is_some() => {
-                world.asked[n].notify_one();
-                Ending::ToldToAuthorize
-            }
-            Err(error) => Ending::Failed(error.to_string()),
-        };
-        let span = Span { from, to: world.now() };
-        let mut record = world.record();
-        record.note(&("call", life, n, span.from, span.to));
-        record.calls.push(Call { life, replica, user: n, span, ending });
+async fn ending(world: &World, tokens: &UserTokens, n: usize) -> Ending {
+    match tokens.get(&user(n)).await {
+        Ok(credential) => {
+            sleep(between(1, 40)).await;
+            let served = world.identity.tokens().serve(&secret_of(&credential), n, world.now());
+            served.map_or_else(Ending::Rejected, |()| Ending::Answered)
+        }
+        Err(error) if error.authorize_url().is_some() => {
+            world.asked[n].notify_one();
+            Ending::ToldToAuthorize
+        }
+        Err(error) => {
+            // What follows differs from call to call.
+            let reason = error.to_string();
+            Ending::Failed(reason.split(": ").next().unwrap_or_default().to_owned())
+        }
     }
 }
 

@@ -22,6 +22,10 @@ pub(crate) enum Marks {
     Ignored,
 }
 
+/// Each user has so many calls under way at a time. No two of them are at one replica: who of several waiters goes on
+/// first is tokio's choice, and not the seed's.
+const TABS: usize = 2;
+
 /// How long a user looks at a page that does not load.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -42,11 +46,14 @@ pub(crate) fn run(seed: u64, marks: Marks) -> Verdict {
             // They have not logged in yet.
             world.asked[n].notify_one();
             users.spawn(log_in_when_asked(Arc::clone(&world), Arc::clone(&fleet), n));
+            for tab in 0..TABS {
+                users.spawn(call_on_and_on(Arc::clone(&world), Arc::clone(&fleet), n, tab));
+            }
         }
         kill_until_it_is_quiet(&world, &fleet).await;
         sleep(CHAOS + QUIET - world.now()).await;
-        settle(&fleet).await;
         users.shutdown().await;
+        settle(&fleet).await;
         let last = look(&world).await;
         let mut record = std::mem::replace(&mut *world.record(), Record::new());
         record.close(world.now());
@@ -84,6 +91,14 @@ fn lock(fleet: &Fleet) -> std::sync::MutexGuard<'_, Vec<Replica>> {
     fleet.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+async fn call_on_and_on(world: Arc<World>, fleet: Fleet, n: usize, tab: usize) {
+    for number in (0..REPLICAS).filter(|number| number % TABS == tab).cycle() {
+        sleep(between(100, 1_500)).await;
+        let is_over = lock(&fleet)[number].call(&world, n);
+        let _ = is_over.await;
+    }
+}
+
 /// Each time that an application tells this user to.
 async fn log_in_when_asked(world: Arc<World>, fleet: Fleet, n: usize) {
     loop {
@@ -107,6 +122,7 @@ async fn log_in_when_asked(world: Arc<World>, fleet: Fleet, n: usize) {
                 tokens.sign_in(&user(n), &grant).await.ok()
             };
             if let Ok(Some(())) = timeout(PATIENCE, log_in).await {
+                world.record().welcomed.push(n);
                 break;
             }
         }
@@ -115,13 +131,8 @@ async fn log_in_when_asked(world: Arc<World>, fleet: Fleet, n: usize) {
 
 /// The end of a deployment: each replica finishes what it has begun.
 async fn settle(fleet: &Fleet) {
-    let tokens: Vec<_> = lock(fleet)
-        .iter_mut()
-        .map(|replica| {
-            replica.end_calls();
-            replica.tokens.clone()
-        })
-        .collect();
+    lock(fleet).iter_mut().for_each(Replica::end_calls);
+    let tokens: Vec<_> = lock(fleet).iter().map(|replica| replica.tokens.clone()).collect();
     for tokens in tokens {
         timeout(LEASE, tokens.settle()).await.expect("all is well, and nothing takes long");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tower_credential_fallback::oauth::Grant;
 use tower_credential_fallback::store::{Lease, StoreError, StoreFuture, Stored, TokenStore, Version};
 
@@ -24,11 +24,6 @@ pub(crate) struct Store {
     pub(crate) life: Arc<Life>,
 }
 
-/// What was lost on the way, for all that the replica knows.
-fn unavailable() -> StoreError {
-    StoreError::unavailable("no answer")
-}
-
 impl Store {
     /// Has `operation` carried out, or not.
     async fn ask<T: Send + 'static>(
@@ -44,24 +39,22 @@ impl Store {
         let (answer, answered) = oneshot::channel();
         // The network and the store. They go on whatever becomes of the replica.
         tokio::spawn(carry(Arc::clone(world), Arc::clone(life), operation, answer));
-        let answered = match timeout(TIMEOUT, answered).await {
-            Ok(Ok(answered)) => answered,
-            _ => Err(unavailable()),
-        };
+        let answered = answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("no answer")));
         life.go_on().await;
         let to = world.now();
         let mut record = world.record();
         if answered.is_err() {
             record.operations_failed += 1;
-            record.trouble(user_of(key), Trouble::StoreFailed, from, to);
+            record.trouble(user_of(key), Some(life.number), Trouble::StoreFailed, from, to);
         } else if to - from > SLOW {
-            record.trouble(user_of(key), Trouble::StoreSlow, from, to);
+            record.trouble(user_of(key), Some(life.number), Trouble::StoreSlow, from, to);
         }
         record.note(&(step, life.number, key, answered.is_ok(), to));
         answered
     }
 }
 
+/// Drops `answer` if none comes back.
 async fn carry<T>(
     world: Arc<World>,
     life: Arc<Life>,
@@ -73,35 +66,38 @@ async fn carry<T>(
     if life.is_dead() && fastrand::bool() {
         return;
     }
-    let fate = match world.outage().map(|outage| (outage.fault, outage.to)) {
-        None => world.fate(),
-        Some((Fault::Down, _)) => Fate::NotApplied,
+    match world.outage().map(|outage| (outage.fault, outage.to)) {
+        None => match world.fate() {
+            Fate::Answered => {
+                let applied = operation.await;
+                sleep(between(1, 10)).await;
+                let _ = answer.send(applied);
+            }
+            Fate::AnswerLost => apply_unheard(&world, operation).await,
+            Fate::NotApplied => {}
+        },
+        Some((Fault::Down, _)) => {}
         Some((Fault::Silent, _)) => {
             if fastrand::bool() {
-                applied_unheard(&world, operation).await;
+                apply_unheard(&world, operation).await;
             }
-            // Its caller waits for all of its time.
-            return sleep(TIMEOUT * 2).await;
+            sleep(TIMEOUT).await;
         }
         Some((Fault::Frozen, to)) => {
-            sleep(to.saturating_sub(world.now()) + between(0, 5)).await;
-            Fate::Answered
-        }
-    };
-    match fate {
-        Fate::NotApplied => {}
-        Fate::AnswerLost => applied_unheard(&world, operation).await,
-        Fate::Answered => {
-            let applied = operation.await;
-            sleep(between(1, 10)).await;
-            if answer.send(applied).is_err() {
-                world.record().answers_lost += 1;
+            let wait = to - world.now() + between(0, 5);
+            sleep(wait.min(TIMEOUT)).await;
+            if wait < TIMEOUT {
+                let _ = answer.send(operation.await);
+                return;
             }
+            drop(answer);
+            sleep(wait - TIMEOUT).await;
+            apply_unheard(&world, operation).await;
         }
     }
 }
 
-async fn applied_unheard<T>(world: &World, operation: impl Future<Output = Result<T, StoreError>>) {
+async fn apply_unheard<T>(world: &World, operation: impl Future<Output = Result<T, StoreError>>) {
     let _ = operation.await;
     world.record().answers_lost += 1;
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 
-use crate::record::{Call, Ending, Record, Span, Trouble};
+use crate::record::{Call, Ending, Felt, Record, Span, Trouble};
 use crate::world::World;
-use crate::{CHAOS, LOAD_TIMEOUT, QUIET, REPLICAS, USERS};
+use crate::{CHAOS, LEASE, LOAD_TIMEOUT, QUIET, REPLICAS, USERS};
 
 /// What must hold, whatever is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,11 @@ impl Verdict {
             }
             let Some(life) = token.given_to.filter(|_| !record.stored.contains(name)) else { continue };
             let is_alive = !record.deaths.contains_key(&life);
-            let is_overtaken = record.logins.iter().any(|(user, _)| *user == token.user);
+            let around = Span { from: token.given_at.saturating_sub(LEASE), to: token.given_at + LEASE };
+            let is_login_of_user = |(user, at): &(usize, Duration)| {
+                *user == token.user && around.meets(Span { from: *at, to: *at })
+            };
+            let is_overtaken = record.logins.iter().any(is_login_of_user);
             if is_alive && !is_overtaken {
                 self.breaks(Rule::AnswersAreSaved, format!("{name} was never stored, and {life} lives"));
             }
@@ -110,12 +114,21 @@ impl Verdict {
                 self.breaks(Rule::OnlyWhoWasCutOffIsAsked, what);
             }
         }
+        for user in 0..USERS {
+            let logins = record.welcomed.iter().filter(|welcomed| **welcomed == user).count();
+            let losses = record.deletions.iter().filter(|deletion| deletion.user == user).count();
+            if logins > 1 + losses {
+                let what = format!("user {user} was given up {losses} times, and logged in {logins} times");
+                self.breaks(Rule::OnlyWhoWasCutOffIsAsked, what);
+            }
+        }
     }
 
     fn judge_calls(&mut self, record: &Record, causes: &Causes) {
         for call in &record.calls {
             let cause = causes.of_call(call);
-            let what = || format!("user {} at life {}, {:?}: {:?}", call.user, call.life, call.span, call.ending);
+            let what =
+                || format!("user {} at life {}, {:?}: {:?}", call.user, call.life, call.span, call.ending);
             match &call.ending {
                 Ending::Answered => {}
                 Ending::Rejected(_) => self.breaks(Rule::TokensAreTheUsers, what()),
@@ -166,6 +179,9 @@ impl Verdict {
         };
         let arrived = spent.iter().filter(has_arrived).count();
         let answered = record.calls.iter().filter(|call| call.ending == Ending::Answered).count();
+        let last =
+            record.calls.iter().filter(|call| call.ending != Ending::Answered).map(|call| call.span.to).max();
+        let restless = last.unwrap_or_default().saturating_sub(CHAOS);
         self.counts.extend(record.kills_at.iter().map(|(what, count)| (*what, *count)));
         self.counts.extend([
             ("… of all, while they held a lease", record.kills_in_refresh),
@@ -178,49 +194,62 @@ impl Verdict {
             ("… before the server took the token, which nobody can tell", cut.len() - spent.len()),
             ("… after it did, before the replica had its answer", spent.len() - arrived),
             ("… after the answer, before it was saved", arrived),
-            ("logins after the first", record.logins.len() - USERS),
-            ("refresh tokens that the server saw twice", tokens.refresh.values().filter(|t| t.seen > 1).count()),
+            ("logins after the first", record.welcomed.len() - USERS),
+            (
+                "refresh tokens that the server saw twice",
+                tokens.refresh.values().filter(|t| t.seen > 1).count(),
+            ),
+            (
+                "milliseconds from the last fault to the last call that was not answered",
+                restless.as_millis() as usize,
+            ),
             ("calls", record.calls.len()),
             ("… answered", answered),
         ]);
-        if let Some((what, _)) = self.counts.iter().take(record.kills_at.len() + 10).find(|(_, count)| *count == 0) {
+        if let Some((what, _)) =
+            self.counts.iter().take(record.kills_at.len() + 10).find(|(_, count)| *count == 0)
+        {
             self.broken.push(Broken { rule: Rule::MuchHappened, what: format!("no {what}") });
         }
     }
 }
 
 /// What users' calls may fail for.
-struct Causes(Vec<Vec<(Trouble, Span)>>);
+struct Causes(Vec<Vec<Felt>>);
 
 impl Causes {
     fn of(record: &Record) -> Self {
         let mut causes = vec![Vec::new(); USERS];
-        for (user, trouble, span) in &record.troubles {
-            causes[*user].push((*trouble, *span));
+        for (user, felt) in &record.troubles {
+            causes[*user].push(*felt);
         }
         for holding in record.holdings.iter().filter(|holding| holding.span.length() > LONG) {
-            causes[holding.user].push((Trouble::Held, holding.span));
+            causes[holding.user].push(Felt { trouble: Trouble::Held, life: None, span: holding.span });
         }
         Self(causes)
     }
 
     fn of_call(&self, call: &Call) -> Option<&'static str> {
-        let within = |backoff: Duration, fits: &dyn Fn(Trouble) -> bool| {
-            let span = Span { from: call.span.from.saturating_sub(backoff), to: call.span.to };
-            self.0[call.user].iter().rev().find(|(trouble, when)| fits(*trouble) && when.meets(span))
+        let during = call.span;
+        let lately = Span { from: during.from.saturating_sub(BACKOFF), to: during.to };
+        let find = |span: Span, fits: &dyn Fn(Trouble) -> bool| {
+            self.0[call.user].iter().rev().find(|felt| {
+                let is_here = felt.life.is_none_or(|life| life == call.life);
+                is_here && felt.span.meets(span) && fits(felt.trouble)
+            })
         };
         let cause = match &call.ending {
             Ending::Answered | Ending::Rejected(_) => return Some(""),
-            Ending::ToldToAuthorize => within(Duration::ZERO, &|trouble| trouble == Trouble::Absent),
+            Ending::ToldToAuthorize => find(during, &|trouble| trouble == Trouble::Absent),
             Ending::Failed(reason) if reason == "the token store cannot be reached" => {
-                within(BACKOFF, &|trouble| trouble == Trouble::StoreFailed)
+                find(lately, &|trouble| trouble == Trouble::StoreFailed)
             }
             Ending::Failed(reason) if reason == "the token endpoint could not be reached" => {
-                within(BACKOFF, &|trouble| trouble == Trouble::Unconnected)
+                find(lately, &|trouble| trouble == Trouble::Unconnected)
             }
-            Ending::Failed(_) => within(Duration::ZERO, &|_| true).or_else(|| within(BACKOFF, &|_| true)),
+            Ending::Failed(_) => find(during, &|_| true).or_else(|| find(lately, &|_| true)),
         };
-        Some(match cause?.0 {
+        Some(match cause?.trouble {
             Trouble::Absent => "the user had no grant",
             Trouble::StoreFailed => "the store did not answer",
             Trouble::StoreSlow => "the store was slow",

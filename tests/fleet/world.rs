@@ -179,7 +179,7 @@ fn outages() -> Vec<Outage> {
         }
         let fault = *fastrand::choice(&[Fault::Down, Fault::Silent, Fault::Frozen]).unwrap();
         outages.push(Outage { fault, from, to });
-        from = to + between(5_000, 12_000);
+        from = to + between(6_000, 14_000);
     }
 }
 

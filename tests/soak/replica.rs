@@ -64,6 +64,8 @@ pub(crate) async fn run(setup: Setup) {
     tell("settled");
 }
 
+pub(crate) const TOLD_TO_AUTHORIZE: &str = "told to authorize";
+
 /// What a call ended in, without what differs between users.
 async fn ending(
     answered: Result<http::Response<impl http_body::Body<Error: Into<BoxError>>>, BoxError>,
@@ -74,7 +76,11 @@ async fn ending(
             // The primary's reason; the fallback's is always the same.
             let ours = error.downcast_ref::<Error>();
             let cause = ours.and_then(|error| error.credential_error(Slot::Primary));
-            return cause.map_or_else(|| format!("ERROR {error}"), |cause| format!("no token: {cause}"));
+            return match cause {
+                None => format!("ERROR {error}"),
+                Some(cause) if cause.authorize_url().is_some() => TOLD_TO_AUTHORIZE.to_owned(),
+                Some(cause) => format!("no token: {cause}"),
+            };
         }
     };
     let is_refused = Outcome::of(&response).is_refused();
@@ -140,11 +146,10 @@ impl TokenStore for Telling {
 
     fn delete<'a>(&'a self, key: &'a str, expected: Version) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let from = now();
+            // Whoever listens looks in the store, then, and if nothing more is told: it may be done.
+            tell(&format!("deleting {key} {}", now()));
             let deleted = self.0.delete(key, expected).await;
-            if matches!(deleted, Ok(true)) {
-                tell(&format!("lost {key} {from}"));
-            }
+            tell(&format!("deletion-over {key}"));
             deleted
         })
     }

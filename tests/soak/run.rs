@@ -1,6 +1,6 @@
 //! [`Fleet`]: starts replicas, listens to them, and kills them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::process::{ExitCode, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tower_credential_fallback::coze::simulator::{AccountId, Settings, Simulator};
 use tower_credential_fallback::oauth::{OAuthClient, UserTokens};
-use tower_credential_fallback::store::{RedisStore, StoreError, TokenStore};
+use tower_credential_fallback::store::{RedisStore, StoreError, Stored, TokenStore};
 
 use crate::replica::{is_marked, now};
 use crate::servers::RedisServer;
@@ -45,6 +45,8 @@ struct Replica {
     marked: HashSet<String>,
     /// … whose next token it has, and not yet stored.
     answered: HashSet<String>,
+    /// … whose grant it deletes, and since when.
+    deleting: BTreeMap<String, u64>,
 }
 
 fn spawn(number: usize, setup: &Setup, events: &mpsc::UnboundedSender<Event>) -> Replica {
@@ -63,8 +65,8 @@ fn spawn(number: usize, setup: &Setup, events: &mpsc::UnboundedSender<Event>) ->
         }
         let _ = events.send(Event::Gone(number));
     });
-    let (leased, marked, answered) = Default::default();
-    Replica { input: process.stdin.take(), process, leased, marked, answered }
+    let (leased, marked, answered, deleting) = Default::default();
+    Replica { input: process.stdin.take(), process, leased, marked, answered, deleting }
 }
 
 struct Fleet {
@@ -76,7 +78,9 @@ struct Fleet {
     store: RedisStore,
     tokens: UserTokens,
     accounts: Vec<AccountId>,
-    /// Those whose grant was given up.
+    /// Those whose grant was given up …
+    absent: Arc<Mutex<HashSet<usize>>>,
+    /// … log in again.
     signing_in: JoinSet<Loss>,
     seen: Seen,
 }
@@ -101,6 +105,7 @@ pub(crate) async fn run(time: Duration) -> ExitCode {
         store: setup.store(),
         redis: Arc::new(Mutex::new(redis)),
         outages: Arc::default(),
+        absent: Arc::default(),
         signing_in: JoinSet::new(),
         seen: Seen::default(),
         setup,
@@ -136,12 +141,17 @@ async fn or_wait<T>(answered: Result<T, StoreError>) -> Option<T> {
     answered.ok()
 }
 
-/// What a user does who is sent to authorise.
+/// What a user does who is told to authorize. A grant that may have been stored is not stored again: it may be in use by
+/// then, and its refresh token spent.
 async fn sign_in(client: OAuthClient, tokens: UserTokens, n: usize, account: AccountId) {
-    let (url, login) = client.authorize().unwrap();
-    let back = consent(&url, &account, true).await;
-    let grant = client.finish(login, &back.state, &back.code.unwrap()).await.unwrap();
-    while or_wait(tokens.sign_in(&user(n), &grant).await).await.is_none() {}
+    loop {
+        let (url, login) = client.authorize().unwrap();
+        let back = consent(&url, &account, true).await;
+        let grant = client.finish(login, &back.state, &back.code.unwrap()).await.unwrap();
+        if or_wait(tokens.sign_in(&user(n), &grant).await).await.is_some() {
+            return;
+        }
+    }
 }
 
 impl Fleet {
@@ -254,19 +264,47 @@ impl Fleet {
                 replica.marked.remove(rest);
                 replica.answered.remove(rest);
             }
-            "lost" => {
+            "deleting" => {
                 let (key, from) = rest.split_once(' ').unwrap();
-                replica.marked.remove(key);
-                let (user, from) = (user_of(key), from.parse().unwrap());
-                let signing_in = self.sign_in(user);
-                self.signing_in.spawn(async move {
-                    signing_in.await;
-                    Loss { user, absent: Span { from, to: now() } }
-                });
+                replica.deleting.insert(key.to_owned(), from.parse().unwrap());
+            }
+            "deletion-over" => {
+                let from = replica.deleting.remove(rest).expect("announced");
+                if self.look(rest).await.is_none() {
+                    replica.marked.remove(rest);
+                    self.lose(user_of(rest), from);
+                }
             }
             _ => panic!("a replica says {line}"),
         }
         None
+    }
+
+    /// A grant is gone: its user logs in.
+    fn lose(&mut self, user: usize, from: u64) {
+        if !self.absent.lock().unwrap().insert(user) {
+            return;
+        }
+        let (signing_in, absent) = (self.sign_in(user), Arc::clone(&self.absent));
+        self.signing_in.spawn(async move {
+            signing_in.await;
+            absent.lock().unwrap().remove(&user);
+            Loss { user, absent: Span { from, to: now() } }
+        });
+    }
+
+    /// What is stored. What a replica sent last may be in Redis's inbox still: by the time of a second answer it has been
+    /// read.
+    async fn look(&self, key: &str) -> Option<Stored> {
+        let mut stored = None;
+        for _ in 0..2 {
+            stored = loop {
+                if let Some(stored) = or_wait(self.store.load(key).await).await {
+                    break stored;
+                }
+            };
+        }
+        stored
     }
 
     /// Kills a replica, and takes note of what it leaves behind.
@@ -294,19 +332,15 @@ impl Fleet {
             self.seen.held_by_the_dead.push((user_of(key), span));
         }
         for key in &dead.marked {
-            // What it sent last may be in Redis's inbox still. By the time of a second answer it has been read.
-            let mut stored = None;
-            for _ in 0..2 {
-                stored = loop {
-                    if let Some(stored) = or_wait(self.store.load(key).await).await {
-                        break stored;
-                    }
-                };
-            }
-            let marked = stored.filter(|stored| is_marked(&stored.grant));
+            let marked = self.look(key).await.filter(|stored| is_marked(&stored.grant));
             if let Some(token) = marked.and_then(|stored| refresh_token_of(&stored.grant)) {
                 let has_answer = dead.answered.contains(key);
                 self.seen.cuts.push(Cut { user: user_of(key), at, token, has_answer });
+            }
+        }
+        for (key, from) in std::mem::take(&mut replicas[number].deleting) {
+            if self.look(&key).await.is_none() {
+                self.lose(user_of(&key), from);
             }
         }
     }
