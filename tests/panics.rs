@@ -21,7 +21,7 @@ use tower_credential_fallback::observe::{CallEvent, Ending, Observe, ObserveCall
 use tower_credential_fallback::{
     AuthProvider, BodyPrefix, BoxError, Classify, Credential, CredentialFallbackLayer, CredentialFuture,
     Decision, JsonCodeClassifier, LeftBehind, Outcome, Rejection, RejectionKind, ReplayBody, ResourceKey,
-    Slot,
+    Slot, Verdict, provider_fn,
 };
 
 const URI: &str = "https://api.example/v1/things/7";
@@ -36,6 +36,7 @@ enum Culprit {
     InnerBody,
     Provider,
     ProviderFuture,
+    SecondProvider,
     OnRejected,
     ClassifierHead,
     ClassifierBody,
@@ -44,12 +45,13 @@ enum Culprit {
     LeftBehind,
     ObserverCall,
     ObserverAttempt,
-    ObserverAnswered,
+    ObserverRejected,
+    ObserverAccepted,
     ObserverEnd,
     ObserverEnter,
 }
 
-const ALL: [Culprit; 18] = [
+const ALL: [Culprit; 20] = [
     Culprit::InnerCall,
     Culprit::InnerFuture,
     Culprit::SecondInnerCall,
@@ -57,6 +59,7 @@ const ALL: [Culprit; 18] = [
     Culprit::InnerBody,
     Culprit::Provider,
     Culprit::ProviderFuture,
+    Culprit::SecondProvider,
     Culprit::OnRejected,
     Culprit::ClassifierHead,
     Culprit::ClassifierBody,
@@ -65,7 +68,8 @@ const ALL: [Culprit; 18] = [
     Culprit::LeftBehind,
     Culprit::ObserverCall,
     Culprit::ObserverAttempt,
-    Culprit::ObserverAnswered,
+    Culprit::ObserverRejected,
+    Culprit::ObserverAccepted,
     Culprit::ObserverEnd,
     Culprit::ObserverEnter,
 ];
@@ -184,7 +188,10 @@ impl ObserveCall for Everybody {
     fn event(&mut self, event: &CallEvent<'_>) {
         match event {
             CallEvent::Attempt { .. } => self.may_panic(Culprit::ObserverAttempt),
-            CallEvent::Answered { .. } => self.may_panic(Culprit::ObserverAnswered),
+            CallEvent::Answered { verdict: Verdict::Accepted, .. } => {
+                self.may_panic(Culprit::ObserverAccepted)
+            }
+            CallEvent::Answered { .. } => self.may_panic(Culprit::ObserverRejected),
             CallEvent::End { .. } => self.may_panic(Culprit::ObserverEnd),
             _ => {}
         }
@@ -222,7 +229,12 @@ async fn whoever_panics_the_call_is_counted_once_and_the_next_one_works() {
     for culprit in ALL {
         let everybody = Everybody::new(culprit);
         let endings = [Endings::default(), Endings::default()];
-        let layer = CredentialFallbackLayer::new(everybody.clone(), Credential::bearer("new").unwrap())
+        let second = everybody.clone();
+        let fallback = provider_fn(move |_: &request::Parts| {
+            second.may_panic(Culprit::SecondProvider);
+            std::future::ready(Ok(Credential::bearer("new").unwrap()))
+        });
+        let layer = CredentialFallbackLayer::new(everybody.clone(), fallback)
             .unwrap()
             .with_classifier(everybody.clone())
             .with_resource_key(everybody.clone())
@@ -239,23 +251,26 @@ async fn whoever_panics_the_call_is_counted_once_and_the_next_one_works() {
         assert!(call.catch_unwind().await.is_err(), "{culprit:?}");
         let report = handle.report();
         let ended = report.since_start();
-        let (is_served, is_begun) = (culprit == Culprit::ObserverEnd, culprit != Culprit::ObserverCall);
-        assert_eq!(
-            (ended.by_fallback, report.failed),
-            (u64::from(is_served), u64::from(!is_served)),
-            "{culprit:?}"
-        );
+        // Its answer was counted before the panic, so that it is not counted again.
+        let is_answered = matches!(culprit, Culprit::ObserverAccepted | Culprit::ObserverEnd);
+        let counted = (ended.by_fallback, report.failed);
+        assert_eq!(counted, (u64::from(is_answered), u64::from(!is_answered)), "{culprit:?}");
         assert_eq!((ended.calls(), report.abandoned, report.refused), (1, 0, 0), "{culprit:?}");
         let sent = everybody.requests.load(Ordering::SeqCst) as u64;
         // An attempt is counted as it is handed to the inner service: an observer may have kept it from that.
         let was_kept = matches!(culprit, Culprit::ObserverAttempt | Culprit::ObserverEnter);
         let attempts = report.primary.attempts() + report.fallback.attempts();
         assert_eq!(attempts, sent + u64::from(was_kept), "{culprit:?}");
-        let expected = if is_served { Ending::Accepted(Slot::Fallback) } else { Ending::Failed };
+        let expected =
+            if culprit == Culprit::ObserverEnd { Ending::Accepted(Slot::Fallback) } else { Ending::Failed };
         let told = |nth: usize| endings[nth].0.lock().unwrap().clone();
         assert_eq!(told(0), [Some(expected)], "{culprit:?}");
         // The second had not begun when the one before it panicked.
-        assert_eq!(told(1), vec![Some(expected); usize::from(is_begun)], "{culprit:?}");
+        assert_eq!(
+            told(1),
+            vec![Some(expected); usize::from(culprit != Culprit::ObserverCall)],
+            "{culprit:?}"
+        );
 
         let response = service.ready().await.unwrap().call(get(URI)).await.unwrap();
         assert_eq!(Outcome::of(&response).served_by(), Some(Slot::Fallback), "{culprit:?}");
