@@ -9,14 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use http::{Request, Response};
-use http_body_util::{Full, StreamBody};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Either, Full, StreamBody};
 use script::{Script, answer, get, layer};
 use tower::{Layer, ServiceExt};
 use tower_credential_fallback::{
-    BoxError, CredentialChoice, CredentialError, CredentialFallbackLayer, Learnt, LogFuture, NoReplay, Order,
-    Outcome, PreferenceLog, RECENT, SharedPreferences, Slot, Verdict, provider_fn,
+    BoxError, Credential, CredentialChoice, CredentialError, CredentialFallbackLayer, JsonCodeClassifier,
+    Learnt, LogFuture, NoReplay, Order, Outcome, PreferenceLog, RECENT, RejectionKind, ReplayBody,
+    SharedPreferences, Slot, Verdict, provider_fn,
 };
 
 const URI: &str = "https://api.example/v1/things/7";
@@ -177,7 +180,7 @@ fn stream(
     second: Result<&'static str, &'static str>,
 ) -> Request<impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin> {
     let frames = [Ok("x"), second].map(|text| match text {
-        Ok(text) => Ok(http_body::Frame::data(Bytes::from(text))),
+        Ok(text) => Ok(Frame::data(Bytes::from(text))),
         Err(error) => Err(BoxError::from(error)),
     });
     Request::post(URI).body(StreamBody::new(futures::stream::iter(frames))).unwrap()
@@ -189,17 +192,15 @@ async fn one_upload_that_cannot_be_replayed_does_not_give_up_the_slot_that_serve
     let inner = |status: fn(&Request<_>) -> u16| {
         let log = Arc::<Mutex<Vec<String>>>::default();
         let asked = Arc::clone(&log);
-        let service =
-            tower::service_fn(move |mut request: Request<tower_credential_fallback::ReplayBody<_>>| {
-                let token = request.headers()["authorization"].to_str().unwrap().to_owned();
-                asked.lock().unwrap().push(token);
-                let status = status(&request);
-                async move {
-                    use http_body_util::BodyExt;
-                    while let Some(Ok(_)) = request.body_mut().frame().await {}
-                    Ok::<_, BoxError>(answer(status, ""))
-                }
-            });
+        let service = tower::service_fn(move |mut request: Request<ReplayBody<_>>| {
+            let token = request.headers()["authorization"].to_str().unwrap().to_owned();
+            asked.lock().unwrap().push(token);
+            let status = status(&request);
+            async move {
+                while let Some(Ok(_)) = request.body_mut().frame().await {}
+                Ok::<_, BoxError>(answer(status, ""))
+            }
+        });
         (service, log)
     };
     for second in [Ok("more than is kept"), Err("the caller's file cannot be read")] {
@@ -210,13 +211,10 @@ async fn one_upload_that_cannot_be_replayed_does_not_give_up_the_slot_that_serve
         let layer = layer().with_replay_limit(4);
         let (client, handle) = (layer.layer(service), layer.handle());
         let get = || {
-            let body = http_body_util::combinators::UnsyncBoxBody::new(http_body_util::BodyExt::map_err(
-                Full::<Bytes>::default(),
-                BoxError::from,
-            ));
+            let body = UnsyncBoxBody::new(BodyExt::map_err(Full::<Bytes>::default(), BoxError::from));
             Request::get(URI).body(body).unwrap()
         };
-        let upload = || stream(second).map(http_body_util::combinators::UnsyncBoxBody::new);
+        let upload = || stream(second).map(UnsyncBoxBody::new);
         assert_eq!(client.clone().oneshot(get()).await.unwrap().status(), 200);
         assert_eq!(client.clone().oneshot(upload()).await.unwrap().status(), 401);
         assert_eq!(handle.report().moved, 0, "{second:?}");
@@ -291,10 +289,10 @@ async fn nothing_clear_from_the_fallback_leaves_open_whether_the_primary_can_go(
                 let is_out = is_out && head.uri.path() == "/troubled";
                 std::future::ready(match is_out {
                     true => Err(CredentialError::new("the vault is sealed")),
-                    false => Ok(tower_credential_fallback::Credential::bearer("new").unwrap()),
+                    false => Ok(Credential::bearer("new").unwrap()),
                 })
             });
-            let primary = tower_credential_fallback::Credential::bearer("old").unwrap();
+            let primary = Credential::bearer("old").unwrap();
             let layer = CredentialFallbackLayer::new(primary, fallback).unwrap().with_order(order);
             fn path<'r>(head: &'r http::request::Parts, _: &'r [u8]) -> Option<&'r str> {
                 Some(head.uri.path())
@@ -327,6 +325,26 @@ async fn nothing_clear_from_the_fallback_leaves_open_whether_the_primary_can_go(
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_without_a_credential_changes_no_preference() {
+    // Both serve the resource; the old credential cannot be had for a while.
+    let is_out = Arc::new(AtomicBool::new(true));
+    let out = Arc::clone(&is_out);
+    let primary = provider_fn(move |_: &http::request::Parts| {
+        std::future::ready(match out.load(Ordering::SeqCst) {
+            true => Err(CredentialError::new("the vault is sealed")),
+            false => Ok(Credential::bearer("old").unwrap()),
+        })
+    });
+    let server = Script::statuses(|_| 200);
+    let layer = CredentialFallbackLayer::new(primary, Credential::bearer("new").unwrap()).unwrap();
+    let client = layer.layer(server.clone());
+    client.clone().oneshot(get(URI)).await.unwrap();
+    is_out.store(false, Ordering::SeqCst);
+    client.clone().oneshot(get(URI)).await.unwrap();
+    assert_eq!(server.tokens(), ["new", "old"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -375,29 +393,25 @@ async fn an_outcome_tells_accepted_from_inconclusive() {
 async fn a_body_that_fails_or_stalls_is_no_evidence() {
     let mode = Arc::new(AtomicUsize::new(0));
     let shown = Arc::clone(&mode);
-    let inner =
-        tower::service_fn(move |request: Request<tower_credential_fallback::ReplayBody<Full<Bytes>>>| {
-            let is_new = request.headers()["authorization"] == "Bearer new";
-            let mode = shown.load(Ordering::SeqCst);
-            async move {
-                let frames: Vec<Result<_, BoxError>> =
-                    vec![Ok(http_body::Frame::data(Bytes::from(r#"{"data":[1,"#)))];
-                let head = Response::builder().header("content-type", "application/json");
-                let rest = match (is_new, mode) {
-                    (false, _) => {
-                        let body = http_body_util::Either::Left(Full::from(r#"{"code":4101}"#));
-                        return Ok::<_, BoxError>(head.body(body).unwrap());
-                    }
-                    (true, 0) => futures::stream::iter([Err("cut off".into())]).left_stream(),
-                    (true, _) => futures::stream::pending().right_stream(),
-                };
-                use futures::StreamExt as _;
-                let body = StreamBody::new(Box::pin(futures::stream::iter(frames).chain(rest)));
-                Ok(head.body(http_body_util::Either::Right(body)).unwrap())
-            }
-        });
-    let classifier = tower_credential_fallback::JsonCodeClassifier::new("code")
-        .reject(4101, tower_credential_fallback::RejectionKind::Forbidden);
+    let inner = tower::service_fn(move |request: Request<ReplayBody<Full<Bytes>>>| {
+        let is_new = request.headers()["authorization"] == "Bearer new";
+        let mode = shown.load(Ordering::SeqCst);
+        async move {
+            let frames: Vec<Result<_, BoxError>> = vec![Ok(Frame::data(Bytes::from(r#"{"data":[1,"#)))];
+            let head = Response::builder().header("content-type", "application/json");
+            let rest = match (is_new, mode) {
+                (false, _) => {
+                    let body = Either::Left(Full::from(r#"{"code":4101}"#));
+                    return Ok::<_, BoxError>(head.body(body).unwrap());
+                }
+                (true, 0) => futures::stream::iter([Err("cut off".into())]).left_stream(),
+                (true, _) => futures::stream::pending().right_stream(),
+            };
+            let body = StreamBody::new(Box::pin(futures::stream::iter(frames).chain(rest)));
+            Ok(head.body(Either::Right(body)).unwrap())
+        }
+    });
+    let classifier = JsonCodeClassifier::new("code").reject(4101, RejectionKind::Forbidden);
     let layer = layer().with_classifier(classifier);
     let (client, handle) = (layer.layer(inner), layer.handle());
     for nth in 0..2 {

@@ -22,7 +22,8 @@ impl Call {
             Some(Known { fallback_at: Some(at), .. }) => slot == Slot::Fallback && now - at < NOTED_FOR,
             Some(Known { fallback_at: None, .. }) => slot == Slot::Primary,
         };
-        let is_plain = is_as_before && facts.ledger.is_at_once() && !facts.is_hinted && facts.left.is_none();
+        let is_plain =
+            is_as_before && facts.ledger.is_at_once() && facts.hint.is_none() && facts.left.is_none();
         let is_needed = !is_plain && self.learn_from_acceptance(policy, slot);
         policy.live.stats.accepted(slot, facts.key, is_needed, now);
     }
@@ -33,15 +34,18 @@ impl Call {
         let outcome = self.facts.ledger.outcome();
         let first = outcome.attempts().next();
         let rejected = first.filter(|first| first.rejection().is_some()).map(|first| first.slot);
+        let unavailable = outcome.unavailable().map(|(unavailable, _)| unavailable);
+        let was_hint_right = self.facts.hint == Some(slot) && rejected.is_none();
         let memory = policy.live.memory();
         if let Some(key) = self.facts.key {
             // The other slot was rejected for it: now, or in the call before that left a hint.
-            if rejected == Some(slot.other()) || (rejected.is_none() && self.facts.is_hinted) {
+            if rejected == Some(slot.other()) || was_hint_right {
                 memory.learn(key, slot, self.facts.as_of);
             } else {
-                memory.note_served(key, slot, self.facts.is_pinned);
+                let is_chance = self.facts.is_pinned || unavailable.is_some();
+                memory.note_served(key, slot, is_chance);
             }
-        } else if self.facts.is_hinted && rejected.is_none() {
+        } else if was_hint_right {
             // No resource can be remembered, but the hint was right.
             policy.live.hints.insert(self.facts.request_key, slot, HINT_FOR);
         }
@@ -49,8 +53,7 @@ impl Call {
             let is_telling = !self.facts.ledger.was_a_token_invalid();
             left.accepted(memory, slot, rejected.filter(|_| is_telling));
         }
-        rejected == Some(slot.other())
-            || outcome.unavailable().is_some_and(|(unavailable, _)| unavailable != slot)
+        rejected == Some(slot.other()) || unavailable == Some(slot.other())
     }
 
     /// That teaches nothing; the same request with the same credentials is held back for a while.

@@ -42,8 +42,8 @@ struct Facts {
     known: Option<Known>,
     /// Whether the caller has chosen the first slot.
     is_pinned: bool,
-    /// Whether the first slot was a hint of an earlier call's.
-    is_hinted: bool,
+    /// The slot that an earlier call with the same request has left as a hint: the other one was rejected then.
+    hint: Option<Slot>,
     /// Whether the first attempt was rejected and the second is under way, or being prepared.
     is_replaying: bool,
     /// The resource, as the memory knows it.
@@ -83,7 +83,7 @@ impl Default for Facts {
             next: Slot::Fallback,
             known: None,
             is_pinned: false,
-            is_hinted: false,
+            hint: None,
             is_replaying: false,
             key: None,
             request_key: 0,

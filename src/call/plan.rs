@@ -47,7 +47,7 @@ impl Call {
         if !live.hints.is_empty() {
             let key = policy.request_key(&head.method, &head.uri, &head.extensions, self.facts.key);
             if let Some(slot) = live.hints.take(key) {
-                (self.facts.is_hinted, self.facts.request_key) = (true, key);
+                (self.facts.hint, self.facts.request_key) = (Some(slot), key);
                 return slot;
             }
         }

@@ -163,8 +163,9 @@ impl Memory {
     }
 
     /// `slot` served it at once. That says nothing of the other slot, so it changes no preference. Where there is none, the
-    /// resource begins there from now on, unless the caller has chosen the slot (`is_pinned`).
-    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_pinned: bool) {
+    /// resource begins there from now on, unless the slot came first by chance: by the caller's choice, or since the other
+    /// had no credential.
+    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_chance: bool) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let fallback_at = (slot == Slot::Fallback).then(Instant::now);
         match self.recall(key) {
@@ -172,7 +173,7 @@ impl Memory {
             // That the primary serves it needs no entry.
             None if slot == Slot::Primary => {}
             None => {
-                let slot = (!is_pinned).then_some(slot);
+                let slot = (!is_chance).then_some(slot);
                 self.insert(key, Known { slot, version: 0, fallback_at });
             }
         }
