@@ -1,5 +1,6 @@
 //! Only evidence teaches: one credential rejected, the other accepted. Nothing else changes a preference, another
 //! replica's preference, or the report's verdict.
+#![cfg(feature = "json")]
 
 #[path = "support/script.rs"]
 mod script;

@@ -1,5 +1,6 @@
 //! Whoever panics, the call is counted once, its observers are told the end once, and the next call works. Nothing panics
 //! on a runtime without a timer.
+#![cfg(feature = "json")]
 
 #[path = "support/script.rs"]
 mod script;
