@@ -77,6 +77,9 @@ async fn kill_until_it_is_quiet(world: &Arc<World>, fleet: &Fleet) {
         if world.is_quiet() {
             return;
         }
+        if world.outage().is_some_and(|outage| outage.to - outage.from > LEASE) {
+            continue;
+        }
         let mut fleet = lock(fleet);
         let ambushed = fleet.iter().position(|replica| Some(replica.life.number) == victim);
         let number = ambushed.unwrap_or_else(|| fastrand::usize(0..REPLICAS));
@@ -93,9 +96,12 @@ fn lock(fleet: &Fleet) -> std::sync::MutexGuard<'_, Vec<Replica>> {
 
 async fn call_on_and_on(world: Arc<World>, fleet: Fleet, n: usize, tab: usize) {
     for number in (0..REPLICAS).filter(|number| number % TABS == tab).cycle() {
-        sleep(between(100, 1_500)).await;
-        let is_over = lock(&fleet)[number].call(&world, n);
-        let _ = is_over.await;
+        // A session stays for a while where it is.
+        for _ in 0..if world.is_quiet() { 1 } else { 3 } {
+            sleep(between(100, 1_500)).await;
+            let is_over = lock(&fleet)[number].call(&world, n);
+            let _ = is_over.await;
+        }
     }
 }
 
