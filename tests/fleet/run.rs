@@ -96,9 +96,10 @@ fn lock(fleet: &Fleet) -> std::sync::MutexGuard<'_, Vec<Replica>> {
 
 async fn call_on_and_on(world: Arc<World>, fleet: Fleet, n: usize, tab: usize) {
     for number in (0..REPLICAS).filter(|number| number % TABS == tab).cycle() {
-        // A session stays for a while where it is.
-        for _ in 0..if world.is_quiet() { 1 } else { 3 } {
-            sleep(between(100, 1_500)).await;
+        // A session stays for a while where it is. In the end, each replica is seen.
+        let (calls, pause) = if world.is_quiet() { (1, 1_000) } else { (3, 2_000) };
+        for _ in 0..calls {
+            sleep(between(100, pause)).await;
             let is_over = lock(&fleet)[number].call(&world, n);
             let _ = is_over.await;
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 
 use crate::record::{Call, Ending, Felt, Record, Span, Trouble};
+use crate::store::SLOW;
 use crate::world::World;
 use crate::{CHAOS, LEASE, LOAD_TIMEOUT, QUIET, REPLICAS, USERS};
 
@@ -60,9 +61,6 @@ const LONG: Duration = Duration::from_millis(700);
 /// A failed attempt is repeated after half a second, then a second, and so on: after the longest outage, eight, and a
 /// quarter at random. Meanwhile calls end in the same error, at once or after a look in the store.
 const BACKOFF: Duration = Duration::from_secs(10);
-
-/// The longest way to the store and back.
-const ONE_LOAD: Duration = Duration::from_millis(20);
 
 /// One call waits for two tokens at the most, and for a store.
 const LONGEST_CALL: Duration = Duration::from_secs(2 * LOAD_TIMEOUT.as_secs() + 2);
@@ -214,7 +212,7 @@ impl Verdict {
             ("… answered", answered),
         ]);
         if let Some((what, _)) =
-            self.counts.iter().take(record.kills_at.len() + 10).find(|(_, count)| *count == 0)
+            self.counts.iter().take(record.kills_at.len() + 7).find(|(_, count)| *count == 0)
         {
             self.broken.push(Broken { rule: Rule::MuchHappened, what: format!("no {what}") });
         }
@@ -244,7 +242,7 @@ impl Causes {
             })
         };
         let is_slow = |trouble| matches!(trouble, Trouble::StoreSlow | Trouble::StoreFailed);
-        let is_quick = call.span.length() <= ONE_LOAD || find(call.span, &is_slow).is_some();
+        let is_quick = call.span.length() <= SLOW || find(call.span, &is_slow).is_some();
         let backoff = if is_quick { BACKOFF } else { Duration::ZERO };
         let lately = Span { from: call.span.from.saturating_sub(backoff), to: call.span.to };
         let cause = match &call.ending {
