@@ -64,7 +64,7 @@ pub(crate) fn run(seed: u64, marks: Marks) -> Verdict {
 async fn kill_until_it_is_quiet(world: &Arc<World>, fleet: &Fleet) {
     let mut lives = REPLICAS;
     loop {
-        sleep(between(50, 300)).await;
+        sleep(between(50, 240)).await;
         let steps = [Step::Lease, Step::Mark, Step::Exchange, Step::Save, Step::Delete];
         let step = fastrand::choice(&steps).copied().filter(|_| fastrand::u8(0..3) > 0);
         let mut victim = None;
