@@ -11,6 +11,8 @@ mod check;
 mod client;
 #[path = "world/driver.rs"]
 mod driver;
+#[path = "world/known.rs"]
+mod known;
 #[path = "world/log.rs"]
 mod log;
 #[path = "world/model.rs"]

@@ -38,7 +38,8 @@ impl Step {
 
 /// All data in these steps.
 pub(crate) fn content(steps: &[Step]) -> Vec<u8> {
-    steps.iter().flat_map(|step| step.data.iter().flatten().copied()).collect()
+    let frames: Vec<&[u8]> = steps.iter().filter_map(|step| step.data.as_deref()).collect();
+    frames.concat()
 }
 
 /// A body of either direction.

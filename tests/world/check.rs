@@ -7,6 +7,7 @@ use tower_credential_fallback::{
 };
 
 use crate::answer::ScriptBody;
+use crate::known;
 use crate::report::Ending;
 use crate::request::REPLAY_LIMIT;
 use crate::server::{BodyEnd, fixed_token, slot_of, was_decided};
@@ -213,11 +214,13 @@ impl State {
             Ending::Served(slot) => {
                 summary.served += 1;
                 if slot == Slot::Fallback {
-                    self.fallback_served.entry(spec.resource).or_default().push(Instant::now());
+                    self.fallback_served.insert(spec.resource, Instant::now());
                 }
-                let by_hint = slots.len() == 1 && call.hint == Some(slot);
+                let by_hint = slots.len() == 1
+                    && (call.hint == Some(slot)
+                        || known::HINT_WITHOUT_CREDENTIAL_TEACHES && call.hint.is_some());
                 let is_evidence = slots.len() == 2 || by_hint;
-                let sent = if by_hint { call.begun } else { call.exchanges[slots.len() - 1].seq };
+                let sent = if slots.len() == 1 { call.begun } else { call.exchanges[1].seq };
                 match spec.resource {
                     Some(resource) => {
                         let is_learnt = replica.model.served(resource, slot, is_evidence, sent, now);
@@ -253,7 +256,11 @@ impl State {
         if let Some(reason) = not_replayed {
             *summary.not_replayed.entry(reason).or_default() += 1;
         }
-        replica.counts.note(call, ending, verdicts, not_replayed, &self.fallback_served);
+        let mut served = self.fallback_served.get(&spec.resource).copied();
+        if let Some(resource) = spec.resource.filter(|_| known::LOG_COUNTS_AS_SERVED_NOW) {
+            served = served.max(replica.model.known(resource).told);
+        }
+        replica.counts.note(call, ending, verdicts, not_replayed, served);
     }
 
     /// In a time of quiet: all bodies have arrived as they should. The record begins anew.

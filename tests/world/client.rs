@@ -72,7 +72,9 @@ impl Client {
             let mut state = world.lock();
             state.end(number, got.as_ref());
             if number % CALLS_PER_REPORT == 0 {
-                state.check_retirement(spec.replica, &self.handle.report());
+                let report = self.handle.report();
+                state.check_moved(spec.replica, &report);
+                state.check_retirement(spec.replica, &report);
             }
             state.calls[&number].exchanges.last().map(reply_content)
         };
@@ -104,7 +106,7 @@ impl Client {
 async fn collect(mut body: PeekBody<ScriptBody>) -> Vec<u8> {
     let mut content = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
-        content.extend(frame.into_data().expect("there are no trailers"));
+        content.extend_from_slice(&frame.into_data().expect("there are no trailers"));
     }
     content
 }

@@ -10,12 +10,16 @@ use tokio::time::{Instant, sleep};
 use tower_credential_fallback::{Order, Slot};
 
 use crate::client::Client;
+use crate::known;
 use crate::request::Spec;
 use crate::server::World;
 use crate::state::{State, Summary};
 
 pub(crate) const REPLICAS: usize = 3;
-const RESOURCES: usize = 24;
+const RESOURCES: usize = 40;
+
+/// Those behind these are asked for less often.
+const USUAL: usize = 24;
 const CALLERS: usize = 9;
 
 /// Longer than any answer takes, and than the replicas need to tell each other.
@@ -41,6 +45,8 @@ struct Phase {
     disturbance: u8,
     /// Outages of providers and of the log, and new tokens.
     has_trouble: bool,
+    /// Resources that are sick for a long time.
+    has_sick: bool,
     /// Switched between, now and then; none but the first without trouble.
     orders: &'static [Order],
 }
@@ -50,7 +56,9 @@ const ALL: &[Order] =
     &[Order::Adaptive, Order::PrimaryFirst, Order::FallbackFirst, Order::PrimaryOnly, Order::FallbackOnly];
 const FALLBACK: &[Order] = &[Order::FallbackFirst, Order::FallbackFirst, Order::FallbackOnly];
 
-const PHASES: [Phase; 8] = {
+const TURNS: &[Order] = &[Order::Adaptive, Order::Adaptive, Order::FallbackFirst];
+
+const PHASES: [Phase; 9] = {
     let calm = Phase {
         share: 5,
         pause: 2_000,
@@ -58,6 +66,7 @@ const PHASES: [Phase; 8] = {
         move_pause: 2_000,
         disturbance: 1,
         has_trouble: false,
+        has_sick: false,
         orders: ADAPTIVE,
     };
     [
@@ -87,7 +96,16 @@ const PHASES: [Phase; 8] = {
             ..calm
         },
         Phase { share: 10, moves: Moves::To(Slot::Fallback), move_pause: 5_000, disturbance: 5, ..calm },
-        Phase { share: 15, pause: 20_000, disturbance: 2, has_trouble: true, orders: FALLBACK, ..calm },
+        Phase { share: 10, pause: 20_000, has_trouble: true, has_sick: true, orders: TURNS, ..calm },
+        Phase {
+            share: 15,
+            pause: 20_000,
+            disturbance: 2,
+            has_trouble: true,
+            has_sick: true,
+            orders: FALLBACK,
+            ..calm
+        },
         Phase { share: 5, pause: 8_000, moves: Moves::To(Slot::Primary), disturbance: 10, ..calm },
         Phase { share: 5, pause: 100, moves: Moves::ThereAndBack, move_pause: 300, ..calm },
     ]
@@ -128,15 +146,25 @@ async fn pass(world: &World, clients: &[Client], phase: Phase, calls: usize, see
         let rng = Rng::with_seed(seed << 8 | nth as u64);
         tasks.spawn(keep_calling(world.clone(), clients.to_vec(), phase, left.clone(), rng));
     }
-    tasks.spawn(keep_moving(world.clone(), phase, left.clone(), Rng::with_seed(seed << 8 | 100)));
+    let mut events = JoinSet::new();
+    events.spawn(keep_moving(world.clone(), phase, Rng::with_seed(seed << 8 | 100)));
     if phase.has_trouble {
-        let rng = Rng::with_seed(seed << 8 | 101);
-        tasks.spawn(keep_troubling(world.clone(), clients.to_vec(), phase, left, rng));
+        events.spawn(keep_troubling(world.clone(), clients.to_vec(), phase, Rng::with_seed(seed << 8 | 101)));
+    }
+    if phase.has_sick {
+        events.spawn(keep_sick(world.clone(), Rng::with_seed(seed << 8 | 102)));
     }
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             std::panic::resume_unwind(error.into_panic());
         }
+    }
+    events.shutdown().await;
+    let mut state = world.lock();
+    state.truth.heal();
+    state.log_is_down = false;
+    if let Moves::To(slot) = phase.moves {
+        state.truth.owners.fill(Some(slot));
     }
 }
 
@@ -163,7 +191,8 @@ async fn keep_calling(
                 spec
             }
             None => {
-                let resource = (rng.u8(..12) > 0).then(|| rng.usize(..RESOURCES));
+                let most = if rng.u8(..12) == 0 { RESOURCES } else { USUAL };
+                let resource = (rng.u8(..12) > 0).then(|| rng.usize(..most));
                 let replica = rng.usize(..REPLICAS);
                 Spec::random(&mut rng, replica, resource)
             }
@@ -173,8 +202,8 @@ async fn keep_calling(
     }
 }
 
-async fn keep_moving(world: World, phase: Phase, left: Arc<AtomicUsize>, mut rng: Rng) {
-    while left.load(Ordering::Relaxed) > 0 {
+async fn keep_moving(world: World, phase: Phase, mut rng: Rng) {
+    loop {
         sleep(millis(&mut rng, phase.move_pause)).await;
         let resource = rng.usize(..RESOURCES);
         let owner = world.lock().truth.owners[resource];
@@ -191,19 +220,20 @@ async fn keep_moving(world: World, phase: Phase, left: Arc<AtomicUsize>, mut rng
         }
         world.lock().truth.owners[resource] = to;
     }
-    if let Moves::To(slot) = phase.moves {
-        world.lock().truth.owners.fill(Some(slot));
+}
+
+/// Now and then a resource has no clear answer for longer than a report looks back.
+async fn keep_sick(world: World, mut rng: Rng) {
+    loop {
+        let resource = rng.usize(..RESOURCES);
+        world.lock().truth.sick[resource] = true;
+        sleep(millis(&mut rng, 3_000_000)).await;
+        world.lock().truth.sick[resource] = rng.bool();
     }
 }
 
-async fn keep_troubling(
-    world: World,
-    clients: Vec<Client>,
-    phase: Phase,
-    left: Arc<AtomicUsize>,
-    mut rng: Rng,
-) {
-    while left.load(Ordering::Relaxed) > 0 {
+async fn keep_troubling(world: World, clients: Vec<Client>, phase: Phase, mut rng: Rng) {
+    loop {
         sleep(millis(&mut rng, 10 * phase.pause)).await;
         let slot = if rng.bool() { Slot::Primary } else { Slot::Fallback };
         match rng.u8(..8) {
@@ -260,13 +290,13 @@ fn told_of_first(state: &State) -> Option<Vec<Slot>> {
 
 /// Nothing moves, and nothing is wrong: who has had evidence takes one request from then on, and so do the others.
 async fn settle(world: &World, clients: &[Client]) {
-    let owned = |nth: &usize| world.lock().truth.owners[*nth].is_some();
-    for resource in (0..RESOURCES).filter(owned) {
-        let costs = [(); 2].map(|()| Spec::calm(0, resource));
-        let first = clients[0].cost(world, &costs[0]).await;
-        let second = clients[0].cost(world, &costs[1]).await;
-        let is_known = world.lock().replicas[0].model.known(resource).preference.is_some();
-        if first == 2 || is_known {
+    let mut found = vec![false; RESOURCES];
+    for (resource, found) in found.iter_mut().enumerate() {
+        let spec = Spec::calm(0, resource);
+        *found = clients[0].cost(world, &spec).await == 2;
+        let second = clients[0].cost(world, &spec).await;
+        let known = world.lock().replicas[0].model.known(resource).preference;
+        if *found || known.is_some() {
             world.lock().expect_eq(0, "requests for what was found before", second, 1);
         }
     }
@@ -276,20 +306,14 @@ async fn settle(world: &World, clients: &[Client]) {
         let is_told = {
             let state = world.lock();
             let known = |replica: usize| state.replicas[replica].model.known(resource).preference.is_some();
-            owned_in(&state, resource)
-                && state.replicas[replica].model.is_shared
-                && known(0)
-                && known(replica)
+            let is_told = known(replica) || found[resource] && !known::PRIMARY_IS_NOT_TOLD;
+            state.replicas[replica].model.is_shared && known(0) && is_told
         };
         if is_told {
             let cost = clients[replica].cost(world, &Spec::calm(replica, resource)).await;
             world.lock().expect_eq(replica, "requests for what another replica has found", cost, 1);
         }
     }
-}
-
-fn owned_in(state: &State, resource: usize) -> bool {
-    state.truth.owners[resource].is_some()
 }
 
 /// All has moved, and the fallback serves everything for more than a quarter of an hour.

@@ -97,7 +97,7 @@ impl Spec {
             _ => None,
         };
         let longest = [20, 300, 5_000][rng.usize(..3)];
-        self.patience = (rng.u8(..6) == 0).then(|| Duration::from_millis(rng.u64(0..longest)));
+        self.patience = (rng.u8(..5) == 0).then(|| Duration::from_millis(rng.u64(0..longest)));
     }
 
     pub(crate) fn content(&self) -> Vec<u8> {

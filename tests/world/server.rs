@@ -168,7 +168,7 @@ async fn read(
         let Some(exchange) = state.exchange(call, nth) else { return BodyEnd::Open };
         match frame {
             Some(Ok(frame)) => {
-                exchange.received.extend(frame.into_data().expect("there are no trailers"));
+                exchange.received.extend_from_slice(frame.data_ref().expect("there are no trailers"));
                 len = exchange.received.len();
             }
             Some(Err(_)) => exchange.end = BodyEnd::Broken,

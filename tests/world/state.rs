@@ -22,13 +22,20 @@ pub(crate) struct Truth {
     pub(crate) owners: Vec<Option<Slot>>,
     /// Slot and user (everybody without one), and whether the user has to do something.
     outages: HashMap<(Slot, Option<String>), bool>,
+    /// Resources that are answered with nothing clear.
+    pub(crate) sick: Vec<bool>,
     /// Tokens are renewed now and then.
     pub(crate) epochs: [u32; 2],
 }
 
 impl Truth {
     pub(crate) fn new(resources: usize) -> Self {
-        Self { owners: vec![Some(Slot::Primary); resources], outages: HashMap::new(), epochs: [0; 2] }
+        Self {
+            owners: vec![Some(Slot::Primary); resources],
+            sick: vec![false; resources],
+            outages: HashMap::new(),
+            epochs: [0; 2],
+        }
     }
 
     pub(crate) fn token(&self, slot: Slot, user: &str) -> String {
@@ -47,6 +54,13 @@ impl Truth {
             Some(is_interactive) => self.outages.insert(key, is_interactive),
             None => self.outages.remove(&key),
         };
+    }
+
+    /// All that was wrong is over.
+    pub(crate) fn heal(&mut self) {
+        self.outages.clear();
+        self.sick.fill(false);
+        self.owners.iter_mut().for_each(|owner| *owner = owner.or(Some(Slot::Primary)));
     }
 
     fn serves(&self, slot: Slot, spec: &Spec) -> bool {
@@ -107,8 +121,8 @@ pub(crate) struct State {
     pub(crate) replicas: Vec<Replica>,
     /// How many of 100 answers are none that the truth asks for.
     pub(crate) disturbance: u8,
-    /// When the fallback last served a subject, at any replica, and before that.
-    pub(crate) fallback_served: BTreeMap<Option<usize>, Vec<Instant>>,
+    /// When the fallback last served a subject, at any replica.
+    pub(crate) fallback_served: BTreeMap<Option<usize>, Instant>,
     pub(crate) log: Entries,
     pub(crate) log_is_down: bool,
     pub(crate) summary: Summary,
@@ -200,7 +214,9 @@ impl State {
         if spec.is_calm {
             return calm(if serves { success(rng) } else { rejection(rng) });
         }
+        let is_sick = spec.target.is_some_and(|target| self.truth.sick[target]);
         let reply = match rng.u8(..100) < self.disturbance {
+            _ if is_sick => Some(inconclusive(rng)),
             true => match rng.u8(..10) {
                 0 => None,
                 1..4 => Some(rejection(rng)),
