@@ -11,12 +11,18 @@ mod check;
 mod client;
 #[path = "world/driver.rs"]
 mod driver;
+#[path = "world/events.rs"]
+mod events;
 #[path = "world/known.rs"]
 mod known;
 #[path = "world/log.rs"]
 mod log;
 #[path = "world/model.rs"]
 mod model;
+#[path = "world/phase.rs"]
+mod phase;
+#[path = "world/quiet.rs"]
+mod quiet;
 #[path = "world/report.rs"]
 mod report;
 #[path = "world/request.rs"]

@@ -6,8 +6,8 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 use tower_credential_fallback::{
-    AuthProvider, CredentialFallback, CredentialFallbackLayer, FallbackHandle, JsonCodeClassifier, Order,
-    PeekBody, RejectionKind, SharedPreferences, Slot,
+    AuthProvider, CredentialFallback, CredentialFallbackLayer, FallbackHandle, JsonCodeClassifier, PeekBody,
+    RejectionKind, SharedPreferences, Slot,
 };
 
 use crate::answer::ScriptBody;
@@ -95,7 +95,6 @@ impl Client {
 
     /// How many requests a call takes, whatever else there is.
     pub(crate) async fn cost(&self, world: &World, spec: &Spec) -> u64 {
-        self.handle.set_order(Order::Adaptive);
         let before = world.lock().summary.requests;
         self.call(world, spec).await;
         world.lock().summary.requests - before

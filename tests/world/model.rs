@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::time::Instant;
 use tower_credential_fallback::{CredentialChoice, Order, Slot};
 
@@ -47,7 +48,7 @@ pub(crate) struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     pub(crate) known: BTreeMap<usize, Known>,
-    hints: HashMap<String, (Slot, Instant)>,
+    hints: BTreeMap<String, (Slot, Instant, Spec)>,
     cooldowns: HashMap<String, Instant>,
     /// Whether the fallback has served anything that has a name.
     has_found_fallback: bool,
@@ -74,7 +75,8 @@ impl Model {
             Order::FallbackFirst | Order::FallbackOnly => return (vec![Slot::Fallback], None),
             _ => {}
         }
-        if let Some((slot, _)) = self.hints.remove(&spec.key()).filter(|(_, until)| Instant::now() < *until) {
+        let hint = self.hints.remove(&spec.key());
+        if let Some((slot, ..)) = hint.filter(|(_, until, _)| Instant::now() < *until) {
             return (vec![slot], Some(slot));
         }
         let known = spec.resource.map(|resource| self.known(resource)).unwrap_or_default();
@@ -137,7 +139,14 @@ impl Model {
     }
 
     pub(crate) fn hint(&mut self, spec: &Spec, slot: Slot) {
-        self.hints.insert(spec.key(), (slot, Instant::now() + HINT_FOR));
+        self.hints.insert(spec.key(), (slot, Instant::now() + HINT_FOR, spec.clone()));
+    }
+
+    /// A call that a hint is for, and the hint.
+    pub(crate) fn any_hint(&self, rng: &mut Rng) -> Option<(Spec, Slot)> {
+        let hints: Vec<_> = self.hints.values().filter(|(_, until, _)| Instant::now() < *until).collect();
+        let (slot, _, spec) = hints.get(rng.usize(..hints.len().max(1)))?;
+        Some((spec.clone(), *slot))
     }
 
     /// Both credentials were rejected for this request.
@@ -153,6 +162,7 @@ impl Model {
 
     /// Forgets what has no effect any more.
     pub(crate) fn sweep(&mut self) {
+        self.hints.retain(|_, (_, until, _)| Instant::now() < *until);
         self.cooldowns.retain(|_, at| at.elapsed() < COOLDOWN);
     }
 }

@@ -92,8 +92,8 @@ impl Spec {
     pub(crate) fn vary(&mut self, rng: &mut Rng) {
         let slot = if rng.bool() { Slot::Primary } else { Slot::Fallback };
         self.choice = match rng.u8(..32) {
-            0 => Some(CredentialChoice::First(slot)),
-            1 => Some(CredentialChoice::Only(slot)),
+            0..2 => Some(CredentialChoice::First(slot)),
+            2 => Some(CredentialChoice::Only(slot)),
             _ => None,
         };
         let longest = [20, 300, 5_000][rng.usize(..3)];

@@ -24,6 +24,8 @@ pub(crate) struct Truth {
     outages: HashMap<(Slot, Option<String>), bool>,
     /// Resources that are answered with nothing clear.
     pub(crate) sick: Vec<bool>,
+    /// Whether the primary answers nothing clear.
+    pub(crate) is_primary_sick: bool,
     /// Tokens are renewed now and then.
     pub(crate) epochs: [u32; 2],
 }
@@ -33,6 +35,7 @@ impl Truth {
         Self {
             owners: vec![Some(Slot::Primary); resources],
             sick: vec![false; resources],
+            is_primary_sick: false,
             outages: HashMap::new(),
             epochs: [0; 2],
         }
@@ -60,6 +63,7 @@ impl Truth {
     pub(crate) fn heal(&mut self) {
         self.outages.clear();
         self.sick.fill(false);
+        self.is_primary_sick = false;
         self.owners.iter_mut().for_each(|owner| *owner = owner.or(Some(Slot::Primary)));
     }
 
@@ -214,7 +218,8 @@ impl State {
         if spec.is_calm {
             return calm(if serves { success(rng) } else { rejection(rng) });
         }
-        let is_sick = spec.target.is_some_and(|target| self.truth.sick[target]);
+        let is_sick = spec.target.is_some_and(|target| self.truth.sick[target])
+            || slot == Slot::Primary && self.truth.is_primary_sick;
         let reply = match rng.u8(..100) < self.disturbance {
             _ if is_sick => Some(inconclusive(rng)),
             true => match rng.u8(..10) {
