@@ -19,7 +19,7 @@ use crate::server::{Server, World, provider, reply_content};
 use crate::state::Replica;
 
 /// A report is looked at behind every so many calls.
-const CALLS_PER_REPORT: usize = 16;
+const CALLS_PER_REPORT: usize = 4;
 
 type Provider = Arc<dyn AuthProvider>;
 

@@ -14,7 +14,8 @@ use crate::phase::{Moves, PHASES, Phase};
 use crate::quiet::{quiet, retire, settle};
 use crate::request::Spec;
 use crate::server::World;
-use crate::state::{State, Summary};
+use crate::state::State;
+use crate::summary::Summary;
 
 pub(crate) const REPLICAS: usize = 3;
 pub(crate) const RESOURCES: usize = 40;

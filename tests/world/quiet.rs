@@ -93,3 +93,24 @@ pub(crate) async fn retire(world: &World, clients: &[Client]) {
         state.expect_eq(replica, "whether the primary can be retired", told, Some(true));
     }
 }
+
+/// All resources have moved, and many were found: how many requests one costs that was never seen, for each replica.
+pub(crate) async fn cost_of_the_unknown(seed: u64) -> Vec<f64> {
+    const FOUND: usize = 100;
+    fastrand::seed(seed);
+    let world = World::new(State::new(seed, 2 * FOUND));
+    world.lock().truth.owners.fill(Some(Slot::Fallback));
+    let mut costs = Vec::new();
+    for replica in 0..REPLICAS {
+        let client = Client::start(&world, replica, false).await;
+        for resource in 0..FOUND {
+            client.call(&world, &Spec::calm(replica, resource)).await;
+        }
+        let mut requests = 0;
+        for resource in FOUND..2 * FOUND {
+            requests += client.cost(&world, &Spec::calm(replica, resource)).await;
+        }
+        costs.push(requests as f64 / FOUND as f64);
+    }
+    costs
+}

@@ -1,7 +1,8 @@
 //! The world: who serves what, what is wrong with it now, and the record of every call.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::fmt::Debug;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -15,6 +16,7 @@ use crate::model::Model;
 use crate::report::Counts;
 use crate::request::Spec;
 use crate::server::{Ask, Exchange, Plan};
+use crate::summary::Summary;
 
 /// Who serves what, and which providers have no credential.
 pub(crate) struct Truth {
@@ -94,27 +96,6 @@ pub(crate) struct Replica {
     pub(crate) counts: Counts,
 }
 
-/// What the table shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Summary {
-    pub(crate) calls: u64,
-    pub(crate) requests: u64,
-    pub(crate) served: u64,
-    pub(crate) inconclusive: u64,
-    pub(crate) rejected: u64,
-    pub(crate) failed: u64,
-    pub(crate) abandoned: u64,
-    pub(crate) evidence: u64,
-    pub(crate) stale: u64,
-    pub(crate) hints: u64,
-    pub(crate) moves: u64,
-    pub(crate) adopted: u64,
-    pub(crate) reports: u64,
-    pub(crate) yes: u64,
-    pub(crate) minutes: u64,
-    pub(crate) not_replayed: BTreeMap<&'static str, u64>,
-}
-
 pub(crate) struct State {
     pub(crate) seed: u64,
     rng: Rng,
@@ -129,6 +110,8 @@ pub(crate) struct State {
     pub(crate) fallback_served: BTreeMap<Option<usize>, Instant>,
     pub(crate) log: Entries,
     pub(crate) log_is_down: bool,
+    /// The first check that failed.
+    failure: OnceLock<String>,
     pub(crate) summary: Summary,
 }
 
@@ -145,6 +128,7 @@ impl State {
             fallback_served: BTreeMap::new(),
             log: Entries::default(),
             log_is_down: false,
+            failure: OnceLock::new(),
             summary: Summary::default(),
         }
     }
@@ -159,24 +143,24 @@ impl State {
     #[track_caller]
     pub(crate) fn expect(&self, call: usize, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
-            panic!("seed {}, call {call}: {}\n{:#?}", self.seed, what(), self.calls.get(&call));
+            self.fail(format!("seed {}, call {call}: {}\n{:#?}", self.seed, what(), self.calls.get(&call)));
         }
     }
 
     /// A check of a replica.
     #[track_caller]
-    pub(crate) fn expect_eq<T: PartialEq + fmt::Debug>(
-        &self,
-        replica: usize,
-        what: &str,
-        found: T,
-        expected: T,
-    ) {
-        let (seed, calls) = (self.seed, self.summary.calls);
-        assert!(
-            found == expected,
-            "seed {seed}, after call {calls}, replica {replica}: {what} is {found:?}, expected {expected:?}"
-        );
+    pub(crate) fn expect_eq<T: PartialEq + Debug>(&self, replica: usize, what: &str, found: T, expected: T) {
+        if found != expected {
+            let (seed, calls) = (self.seed, self.summary.calls);
+            let when = format!("seed {seed}, after call {calls}, replica {replica}");
+            self.fail(format!("{when}: {what} is {found:?}, expected {expected:?}"));
+        }
+    }
+
+    #[track_caller]
+    fn fail(&self, what: String) -> ! {
+        // What panics in a task of the layer's own is heard of at the next call.
+        panic!("{}", self.failure.get_or_init(|| what))
     }
 
     pub(crate) fn call(&mut self, call: usize) -> &mut Call {
@@ -189,6 +173,9 @@ impl State {
 
     /// A call begins: it returns its number. The layer has to be called right behind.
     pub(crate) fn begin(&mut self, spec: &Spec, order: Order) -> usize {
+        if let Some(failure) = self.failure.get() {
+            panic!("{failure}");
+        }
         self.summary.calls += 1;
         let number = self.summary.calls as usize;
         let (allowed, hint) = self.replicas[spec.replica].model.begin(spec, order);
