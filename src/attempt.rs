@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::mem;
+use std::ops::Range;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request, uri};
+use zeroize::Zeroize;
 
 /// The head as the caller sent it: its URI and headers, written one after the other into one buffer.
 ///
@@ -16,6 +18,8 @@ use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request, uri};
 /// Cloning a `HeaderMap` allocates for the map and, most often, for every custom name and value; cloning a `Uri`
 /// counts in memory that others count in. Most snapshots are dropped unused, so taking one writes to memory that was used
 /// before, and thawing pays the rest.
+///
+/// A value that is marked sensitive is overwritten as soon as it is not needed any more, whatever becomes of the call.
 #[derive(Default)]
 pub(crate) struct Snapshot {
     method: Method,
@@ -30,6 +34,8 @@ pub(crate) struct Snapshot {
     /// Where the path and query end.
     path: usize,
     end: usize,
+    /// How many names the headers have.
+    names: usize,
     /// Whether a value is marked sensitive.
     is_secret: bool,
 }
@@ -71,6 +77,7 @@ impl Snapshot {
                 authorities.copy_from_slice(authority);
                 paths.copy_from_slice(path);
                 self.end = self.path + written;
+                self.names = head.headers.keys_len();
                 self.is_secret = is_secret;
                 return;
             }
@@ -78,29 +85,37 @@ impl Snapshot {
         }
     }
 
-    /// The head again, without the header `without`. Nothing of it is left here.
+    /// The head again, without the header `without`. Nothing of it is left here, but for what is no secret.
     pub(crate) fn thaw(&mut self, without: Option<&HeaderName>) -> request::Parts {
-        let uri = self.uri();
-        let Self { method, version, extensions, buffer, path, end, .. } = mem::take(self);
+        // One copy for everything, unless there is a secret in it: who keeps another value must not keep that.
+        let whole = (!self.is_secret).then(|| Bytes::copy_from_slice(&self.buffer[..self.end]));
+        let text = |range: Range<usize>| match &whole {
+            Some(whole) => whole.slice(range),
+            None => Bytes::copy_from_slice(&self.buffer[range]),
+        };
         let mut head = Request::new(()).into_parts().0;
-        head.uri = uri;
-        head.version = version;
-        head.method = method;
-        head.extensions = extensions;
-        let mut rest = Bytes::from(buffer);
-        rest.truncate(end);
-        rest.advance(path);
-        while !rest.is_empty() {
-            let prefix = rest.get_u64_ne();
+        head.method = self.method.clone();
+        head.uri = self.build_uri(text);
+        head.version = self.version;
+        head.headers = HeaderMap::try_with_capacity(self.names).unwrap_or_default();
+        let mut at = self.path;
+        while let Some((prefix, _)) = self.buffer[at..self.end].split_first_chunk() {
+            let prefix = u64::from_ne_bytes(*prefix);
             // Lossless: both lengths came from a `usize`.
-            let name = rest.split_to((prefix >> 48) as usize);
-            let value = rest.split_to((prefix & (SENSITIVE - 1)) as usize);
-            let name = HeaderName::from_bytes(&name).expect(AS_FROZEN);
-            let mut value = HeaderValue::from_maybe_shared(value).expect(AS_FROZEN);
+            let name = at + size_of_val(&prefix);
+            let value = name + (prefix >> 48) as usize;
+            at = value + (prefix & (SENSITIVE - 1)) as usize;
+            let name = &self.buffer[name..value];
+            if without.is_some_and(|without| without.as_str().as_bytes() == name) {
+                continue;
+            }
+            let name = HeaderName::from_bytes(name).expect(AS_FROZEN);
+            let mut value = HeaderValue::from_maybe_shared(text(value..at)).expect(AS_FROZEN);
             value.set_sensitive(prefix & SENSITIVE != 0);
             head.headers.append(name, value);
         }
-        without.map(|name| head.headers.remove(name));
+        head.extensions = mem::take(&mut self.extensions);
+        self.forget();
         head
     }
 
@@ -116,14 +131,18 @@ impl Snapshot {
 
     /// The URI alone.
     pub(crate) fn uri(&self) -> Uri {
-        let (authority, path) = self.buffer[..self.path].split_at(self.authority);
+        self.build_uri(|range| Bytes::copy_from_slice(&self.buffer[range]))
+    }
+
+    fn build_uri(&self, text: impl Fn(Range<usize>) -> Bytes) -> Uri {
+        let (authority, path) = (0..self.authority, self.authority..self.path);
         let mut parts = uri::Parts::default();
         parts.scheme = self.scheme.clone();
         if !authority.is_empty() {
-            parts.authority = Some(Authority::try_from(authority).expect(AS_FROZEN));
+            parts.authority = Some(Authority::from_maybe_shared(text(authority)).expect(AS_FROZEN));
         }
         if !path.is_empty() {
-            parts.path_and_query = Some(PathAndQuery::try_from(path).expect(AS_FROZEN));
+            parts.path_and_query = Some(PathAndQuery::from_maybe_shared(text(path)).expect(AS_FROZEN));
         }
         Uri::from_parts(parts).expect(AS_FROZEN)
     }
@@ -133,7 +152,7 @@ impl Snapshot {
     #[inline]
     pub(crate) fn forget(&mut self) -> bool {
         if mem::take(&mut self.is_secret) {
-            self.buffer[..self.end].fill(0);
+            self.buffer[..self.end].zeroize();
         }
         // They are the caller's, and may hold on to anything.
         self.scheme = None;
@@ -150,6 +169,8 @@ const LARGEST: usize = 8 * 1024;
 
 #[cold]
 fn grow(buffer: &mut Vec<u8>) {
+    // Some values have been written, and the memory may be given back.
+    buffer.as_mut_slice().zeroize();
     buffer.resize((2 * buffer.len()).max(SMALLEST), 0);
 }
 
@@ -236,6 +257,60 @@ mod tests {
         assert!(thawed.headers["cookie"].is_sensitive());
         assert!(!thawed.headers["x-one"].is_sensitive());
         assert_eq!(thawed.extensions.get(), Some(&7_u8));
+    }
+
+    /// Of a request with one header that is marked sensitive.
+    fn with_a_secret() -> Snapshot {
+        let mut secret = HeaderValue::from_static("s3cret");
+        secret.set_sensitive(true);
+        let request =
+            Request::get("https://a.example/?key=k3y").header("cookie", secret).header("x-one", "1");
+        snapshot(&request.body(()).unwrap())
+    }
+
+    fn holds(snapshot: &Snapshot, text: &str) -> bool {
+        snapshot.buffer.windows(text.len()).any(|bytes| bytes == text.as_bytes())
+    }
+
+    #[test]
+    fn a_sensitive_header_is_overwritten_after_a_replayed_call_too() {
+        // Replayed.
+        let mut snapshot = with_a_secret();
+        assert!(holds(&snapshot, "s3cret"));
+        let thawed = snapshot.thaw(None);
+        assert!(!snapshot.buffer.is_empty(), "its memory is used again");
+        assert!(!holds(&snapshot, "s3cret") && !holds(&snapshot, "k3y"));
+        assert_eq!(
+            (&thawed.headers["cookie"], &thawed.headers["x-one"]),
+            (&"s3cret".parse().unwrap(), &"1".parse().unwrap())
+        );
+        assert!(thawed.headers["cookie"].is_sensitive());
+        assert_eq!(thawed.uri, "https://a.example/?key=k3y");
+        // Over, or given up: with one attempt.
+        let mut snapshot = with_a_secret();
+        assert!(snapshot.forget());
+        assert!(!holds(&snapshot, "s3cret") && !holds(&snapshot, "k3y"));
+    }
+
+    #[test]
+    fn a_buffer_that_grows_leaves_nothing_in_the_memory_that_it_gives_back() {
+        let mut buffer = b"s3cret".to_vec();
+        // Room in place, so that what is given back can be seen.
+        buffer.reserve(SMALLEST);
+        grow(&mut buffer);
+        assert_eq!(buffer, [0; SMALLEST]);
+    }
+
+    #[test]
+    fn without_a_secret_the_thawed_values_share_one_copy_and_the_memory_stays() {
+        let request = Request::get("/path").header("x-one", "1").header("x-two", "2").body(()).unwrap();
+        let mut snapshot = snapshot(&request);
+        let memory = snapshot.buffer.as_ptr();
+        let thawed = snapshot.thaw(None);
+        assert_eq!(snapshot.buffer.as_ptr(), memory);
+        let [one, two] = ["x-one", "x-two"].map(|name| thawed.headers[name].as_bytes().as_ptr() as usize);
+        // A prefix and a name stand between them.
+        assert_eq!(two - one, 1 + 8 + 5);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! [`FallbackHandle`]: a hand on a client that is in use.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::preference::{Expiring, Memory, Order, Slot};
 use crate::report::{Report, Stats};
@@ -48,7 +48,7 @@ impl FallbackHandle {
     ///
     /// It looks at every resource that is known, some 10,000 at the most: ask once in a while, not for each call.
     pub fn report(&self) -> Report {
-        Report::new(self.order(), &self.live.stats, &self.live.memory)
+        Report::new(self.order(), &self.live.stats, self.live.memory())
     }
 }
 
@@ -58,10 +58,12 @@ impl fmt::Debug for FallbackHandle {
     }
 }
 
-/// What changes while a client is in use.
+/// What changes while a client is in use. Shared by a layer, its clones, their services and handles.
 pub(crate) struct Live {
     order: AtomicU8,
-    pub(crate) memory: Arc<Memory>,
+    own: Memory,
+    /// What other replicas have learnt too: takes the place of `own`.
+    shared: OnceLock<Arc<Memory>>,
     /// The slot that a request begins with, once: an earlier call with the same request was rejected by the other slot.
     pub(crate) hints: Expiring<Slot>,
     /// Requests that both credentials were rejected for a moment ago.
@@ -70,10 +72,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(order: Order, memory: Arc<Memory>) -> Self {
+    pub(crate) fn new(order: Order) -> Self {
         Self {
             order: AtomicU8::new(order as u8),
-            memory,
+            own: Memory::new(),
+            shared: OnceLock::new(),
             hints: Expiring::new(),
             cooldowns: Expiring::new(),
             stats: Stats::new(),
@@ -84,8 +87,18 @@ impl Live {
         Order::ALL[usize::from(self.order.load(Ordering::Relaxed))]
     }
 
-    fn set_order(&self, order: Order) {
+    pub(crate) fn set_order(&self, order: Order) {
         self.order.store(order as u8, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn memory(&self) -> &Memory {
+        self.shared.get().map_or(&self.own, |shared| &**shared)
+    }
+
+    /// Says whether it shares this memory from now on: one that shares another already keeps that.
+    pub(crate) fn share(&self, memory: &Arc<Memory>) -> bool {
+        Arc::ptr_eq(self.shared.get_or_init(|| Arc::clone(memory)), memory)
     }
 }
 
@@ -93,7 +106,7 @@ impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live")
             .field("order", &self.order())
-            .field("memory", &self.memory)
+            .field("memory", self.memory())
             .finish_non_exhaustive()
     }
 }

@@ -16,7 +16,7 @@ use crate::lane::Lanes;
 use crate::observe::Observe;
 use crate::origin::Origin;
 use crate::policy::Policy;
-use crate::preference::{LeftBehind, LeftMemory, Memory, Order, ResourceKey, SharedPreferences, Slot};
+use crate::preference::{LeftBehind, LeftMemory, Order, ResourceKey, SharedPreferences, Slot};
 use crate::provider::{AuthProvider, CredentialFuture};
 use crate::service::CredentialFallback;
 
@@ -102,7 +102,7 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
                 plaintext: Arc::new([]),
                 others_header: [other(ours, theirs), other(theirs, ours)],
                 observers: Vec::new(),
-                live: Arc::new(Live::new(Order::default(), Arc::new(Memory::new()))),
+                live: Arc::new(Live::new(Order::default())),
             },
             primary: Arc::new(primary),
             fallback: Arc::new(fallback),
@@ -112,6 +112,9 @@ impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
 
 impl<P: AuthProvider, E: AuthProvider> CredentialFallbackLayer<P, E> {
     /// Who is told what happens; may be called more than once. Default: nobody, which costs nothing.
+    ///
+    /// The layer, its clones and its services keep the observer alive. Their providers do not: they tell it of their tokens
+    /// for as long. Clones of one layer tell it once of a token; several layers over one provider tell each its own observer.
     pub fn with_observer(mut self, observer: impl Observe + 'static) -> Self {
         let observer: Arc<dyn Observe> = Arc::new(observer);
         self.primary.observed_by(Slot::Primary, &observer);
@@ -135,21 +138,26 @@ impl<P, E> CredentialFallbackLayer<P, E> {
 
     /// Which credential is tried first. Default: [`Order::Adaptive`].
     ///
-    /// The layer returned has learnt and counted nothing yet, and no longer shares with clones and handles made
-    /// earlier. To change the order of a client in use, ask its [`handle`](Self::handle).
-    pub fn with_order(mut self, order: Order) -> Self {
-        let known = &self.policy.live.memory;
-        let memory = if known.is_shared() { Arc::clone(known) } else { Arc::new(Memory::new()) };
-        self.policy.live = Arc::new(Live::new(order, memory));
+    /// It does what [`FallbackHandle::set_order`] does: it also changes the order of this layer's clones, and of the services
+    /// that any of them has made. For another order, make another layer.
+    pub fn with_order(self, order: Order) -> Self {
+        self.policy.live.set_order(order);
         self
     }
 
     /// Which credential serves which resource is learnt together with other replicas. Default: each learns by itself.
     ///
-    /// The layer returned has counted nothing yet, and no longer shares with clones and handles made earlier.
+    /// It also holds for this layer's clones, for the services that any of them has made, and for their handles. What they
+    /// have learnt by themselves is forgotten; what they have counted stays.
+    ///
+    /// A layer that shares *other* preferences already keeps those for its clones, services and handles. The layer returned
+    /// begins anew: with the order as it is, with nothing counted, and with handles of its own.
     pub fn with_shared_preferences(mut self, preferences: &SharedPreferences) -> Self {
-        let order = self.policy.live.order();
-        self.policy.live = Arc::new(Live::new(order, Arc::clone(&preferences.memory)));
+        if !self.policy.live.share(&preferences.memory) {
+            let live = Live::new(self.policy.live.order());
+            live.share(&preferences.memory);
+            self.policy.live = Arc::new(live);
+        }
         self
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Ledger {
     plan: Option<(Subject, Slot)>,
     /// Whether the fallback's provider had no credential.
     has_no_fallback: bool,
+    /// Whether a redirect's target gave the last answer.
+    is_redirected: bool,
     has_ended: bool,
 }
 
@@ -61,9 +63,9 @@ impl Ledger {
         self.watch.event(|| CallEvent::Attempt { slot, is_replay });
     }
 
-    /// It was answered.
+    /// It was answered. Counts the answer, but for an acceptance, of which more has to be known.
     #[inline]
-    pub(crate) fn answered(&mut self, stats: &Stats, slot: Slot, status: StatusCode, verdict: Verdict) {
+    pub(crate) fn answered(&mut self, stats: &Stats, slot: Slot, verdict: Verdict) {
         self.outcome.record(slot, verdict);
         self.under_way = None;
         match &verdict {
@@ -71,6 +73,11 @@ impl Ledger {
             Verdict::Inconclusive => stats.inconclusive(slot),
             Verdict::Rejected(rejection) => stats.refused(slot, rejection),
         }
+    }
+
+    /// Tells observers of the answer, once it is counted: an observer may panic.
+    #[inline]
+    pub(crate) fn tell_answer(&mut self, slot: Slot, status: StatusCode, verdict: Verdict) {
         self.watch.event(|| CallEvent::Answered { slot, status, verdict });
     }
 
@@ -79,6 +86,11 @@ impl Ledger {
         stats.unavailable(slot);
         self.has_no_fallback |= slot == Slot::Fallback;
         self.watch.event(|| CallEvent::Unavailable { slot, error });
+    }
+
+    /// The last answer, which is a rejection, came from another origin than was asked.
+    pub(crate) fn note_redirect(&mut self) {
+        self.is_redirected = true;
     }
 
     /// A refusal stays the last word.
@@ -141,12 +153,14 @@ impl Ledger {
         // Whatever becomes of a request that carried no credential of ours, it is nothing to learn from.
         let is_unsigned = matches!(self.outcome().no_replay(), Some(NoReplay::OutOfScope));
         let ending = if is_unsigned { Ending::Unsigned } else { ending };
-        if self.leaves_open(live) {
+        if !self.is_served() && self.leaves_open(live) {
             stats.left_open(self.plan.map_or(Subject::UNNAMED, |(subject, _)| subject));
         }
         match ending {
             Ending::Unsigned => stats.unsigned(),
             Ending::Refused(_) => stats.ended_refused(),
+            // Somebody's code panicked after the last answer was counted.
+            Ending::Failed if self.is_answered() => {}
             Ending::Failed => {
                 stats.failed(self.under_way);
                 if let Some(slot) = self.under_way {
@@ -160,14 +174,25 @@ impl Ledger {
         self.watch.end(|| ending);
     }
 
+    fn is_served(&self) -> bool {
+        self.outcome().attempts().last().is_some_and(|last| last.verdict == Verdict::Accepted)
+    }
+
+    /// Whether the last attempt was answered, and not with a rejection.
+    fn is_answered(&self) -> bool {
+        self.under_way.is_none()
+            && self.outcome().attempts().last().is_some_and(|last| last.rejection().is_none())
+    }
+
     /// Whether the call, which nobody has served, leaves it open whether the fallback alone would do.
     fn leaves_open(&self, live: &Live) -> bool {
         let Some((subject, first)) = self.plan else { return false };
-        // A redirect's target says nothing of our credentials.
-        let is_redirected = matches!(self.outcome().no_replay(), Some(NoReplay::Redirected));
-        let is_rejected =
-            |slot| self.outcome().attempts().any(|made| made.slot == slot && made.rejection().is_some());
-        match (is_rejected(Slot::Primary), is_rejected(Slot::Fallback) && !is_redirected) {
+        // A redirect's target says nothing of our credentials. Its answer is the last.
+        let told = self.outcome().attempts().count() - usize::from(self.is_redirected);
+        let is_rejected = |slot| {
+            self.outcome().attempts().take(told).any(|made| made.slot == slot && made.rejection().is_some())
+        };
+        match (is_rejected(Slot::Primary), is_rejected(Slot::Fallback)) {
             // Neither serves it, so the primary is not needed for it.
             (true, true) => false,
             (false, true) => true,
@@ -175,7 +200,7 @@ impl Ledger {
             // The primary alone was asked, as its turn was first. No report says "yes" to that order.
             (false, false) if first == Slot::Primary && !live.order().is_fallback_first() => false,
             // Nothing clear from the fallback. That is no question where it has served the same lately.
-            _ => !live.stats.was_served_lately(subject, &live.memory),
+            _ => !live.stats.was_served_lately(subject, live.memory()),
         }
     }
 

@@ -68,7 +68,7 @@
 //! | `reqwest` | `reqwest`: a middleware for reqwest-middleware, and reqwest's clients as inner services |
 //! | `tracing` | `observe::Traces`: a span for each call, an event for each fact |
 //! | `metrics` | `observe::Metrics`: counters and a histogram for the `metrics` facade |
-//! | `follow-redirect` | sees where tower-http's `FollowRedirect` went: turn it on if you put that inside |
+//! | `follow-redirect` | sees where tower-http's `FollowRedirect` (0.6 or 0.7) went: turn it on if you put that inside |
 //!
 //! # More
 //!
@@ -86,6 +86,7 @@ pub mod classify;
 pub mod coze;
 mod credential;
 mod error;
+mod escape;
 mod future;
 #[cfg(any(doc, doctest))]
 pub mod guide;

@@ -50,9 +50,9 @@ impl Policy {
 
     /// The key of the request's resource; `None` if it is about no single one.
     pub(crate) fn key(&self, head: &request::Parts, content: &[u8]) -> Option<u64> {
-        let Some(resource) = &self.resource else { return Some(self.live.memory.key(&head.uri, None)) };
+        let Some(resource) = &self.resource else { return Some(self.live.memory().key(&head.uri, None)) };
         let name = resource.resource(head, content)?;
-        Some(self.live.memory.key(&head.uri, Some(name)))
+        Some(self.live.memory().key(&head.uri, Some(name)))
     }
 
     /// A hash of what makes two requests the same, as far as their heads tell: method, URI, resource and user.
@@ -67,7 +67,7 @@ impl Policy {
         let user = extensions.get::<crate::oauth::UserId>().map_or("", crate::oauth::UserId::as_str);
         #[cfg(not(feature = "oauth"))]
         let (user, _) = ("", extensions);
-        self.live.memory.hash(&[
+        self.live.memory().hash(&[
             method.as_str().as_bytes(),
             uri.scheme_str().unwrap_or_default().as_bytes(),
             uri.authority().map_or("", |authority| authority.as_str()).as_bytes(),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
-use support::{Body, HyperClient, PROTOCOLS, Protocol, Server, full, hyper_client, json, token_of};
+use support::{Body, HyperClient, PROTOCOLS, Protocol, Server, hyper_client, json, token_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tower::{Layer, ServiceExt};
@@ -288,39 +288,6 @@ async fn full_of(request: Request<hyper::body::Incoming>) -> Bytes {
     request.into_body().collect().await.unwrap().to_bytes()
 }
 
-#[cfg(feature = "follow-redirect")]
-#[tokio::test]
-async fn a_redirect_to_another_origin_that_refuses_is_never_answered_with_the_other_credential() {
-    use tower_credential_fallback::NoReplay;
-    use tower_http::follow_redirect::FollowRedirectLayer;
-    use tower_http::follow_redirect::policy::Limited;
-
-    let stranger_saw = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&stranger_saw);
-    let stranger = Server::start(move |request| {
-        log.lock().unwrap().push(request.headers().get("x-api-key").cloned());
-        async { json(401, REFUSAL) }
-    })
-    .await;
-    let target = stranger.url("/");
-    let server = Server::start(move |_| {
-        let target = target.clone();
-        async move { Response::builder().status(307).header("location", target).body(full("")).unwrap() }
-    })
-    .await;
-    let layer = CredentialFallbackLayer::new(
-        Credential::header("x-api-key", "old").unwrap(),
-        Credential::header("x-api-key", "new").unwrap(),
-    )
-    .unwrap();
-    // A policy that strips nothing: the worst case.
-    let inner = FollowRedirectLayer::with_policy(Limited::new(5));
-    let client = layer.layer(inner.layer(hyper_client::<ReplayBody<Full<Bytes>>>(Protocol::Http1)));
-    let response = client.oneshot(request(Method::GET, server.url("/"), "")).await.unwrap();
-    assert!(matches!(Outcome::of(&response).no_replay(), Some(NoReplay::Redirected)));
-    assert!(stranger_saw.lock().unwrap().iter().flatten().all(|key| key != "new"));
-}
-
 #[tokio::test]
 async fn an_uploads_first_frame_leaves_before_the_second_exists() {
     for protocol in PROTOCOLS {
@@ -351,5 +318,54 @@ async fn an_uploads_first_frame_leaves_before_the_second_exists() {
         let call = layer().layer(hyper_client(protocol)).oneshot(request);
         let response = tokio::time::timeout(Duration::from_secs(20), call).await.expect("held back").unwrap();
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "first second", "{protocol:?}");
+    }
+}
+
+/// Answers each connection's first request with these bytes; then closes, or stays silent.
+async fn raw_server(first: &'static str, is_closed: bool) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = vec![0; 4096];
+                let mut len = 0;
+                while !head[..len].windows(4).any(|end| end == b"\r\n\r\n") {
+                    len += socket.read(&mut head[len..]).await.unwrap();
+                }
+                let is_new = String::from_utf8_lossy(&head[..len]).contains("Bearer new");
+                let served = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{\"code\":0}";
+                let answer = if is_new { served } else { first };
+                socket.write_all(answer.as_bytes()).await.unwrap();
+                if is_new || !is_closed {
+                    // Silent, until the client closes.
+                    let _ = socket.read(&mut head).await;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_rejection_that_falls_silent_is_replayed_whatever_length_it_announced() {
+    for length in ["content-length: 500", "transfer-encoding: chunked"] {
+        let body = if length.starts_with("content") { "{\"msg\":\"no " } else { "b\r\n{\"msg\":\"no \r\n" };
+        let head = format!("HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\n{length}\r\n\r\n");
+        let url = raw_server(format!("{head}{body}").leak(), false).await;
+        let response = client(Protocol::Http1).oneshot(request(Method::GET, url, "")).await.unwrap();
+        assert_eq!(Outcome::of(&response).served_by(), Some(Slot::Fallback), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_rejection_that_the_network_cuts_behind_its_code_is_replayed() {
+    const REST: &str = r#"{"code":4101,"latency":-1.5e+3,"ok":true,"msg":"\u4e2d\n中","detail":{}}"#;
+    let code = REST.find(',').unwrap();
+    for end in (code + 1..REST.len()).filter(|end| REST.is_char_boundary(*end)) {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n";
+        let url = raw_server(format!("{head}{}", &REST[..end]).leak(), true).await;
+        let response = client(Protocol::Http1).oneshot(request(Method::GET, url, "")).await.unwrap();
+        assert_eq!(Outcome::of(&response).served_by(), Some(Slot::Fallback), "{}", &REST[..end]);
     }
 }

@@ -384,7 +384,8 @@ impl Service<Request<Full<Bytes>>> for Strict {
 async fn the_client_is_polled_ready_before_each_call_and_need_not_be_sync() {
     let server = Server::start(|_| good()).await;
     let strict = Strict { inner: http(), polls: std::cell::Cell::new(0) };
-    let provider = JwtBearer::new(strict, server.grant()).unwrap().with_remint_interval(Duration::ZERO);
+    let provider =
+        JwtBearer::builder(strict, server.grant()).with_remint_interval(Duration::ZERO).build().unwrap();
     for _ in 0..2 {
         let token = ask(&provider).await.unwrap();
         provider.rejected(&token, &Rejection::new(RejectionKind::Unauthenticated, StatusCode::UNAUTHORIZED));
@@ -476,6 +477,8 @@ fn what_is_missing_or_wrong_in_a_grant_is_named_when_built() {
         ("token_url", at("https://user:hunter2@identity.example.com/token")),
         ("token_url", at("https://identity.example.com/token#fragment")),
         ("token_url", at("https://identity example.com/token")),
+        ("token_url", at("https://identity.example.com:84433/token")),
+        ("token_url", at("https://*.example.com/token")),
         ("token_url", at("http://identity.example.com/token")),
         ("token_url", at("http://127.0.0.1.example.com/token")),
         ("token_url", at("http://localhost.example.com/token")),
@@ -498,7 +501,7 @@ fn what_is_missing_or_wrong_in_a_grant_is_named_when_built() {
         let error = JwtKey::from_rsa_pem(id, &keys().pkcs8).unwrap_err();
         assert_eq!(error.field(), Some("key_id"));
     }
-    let error = JwtBearer::new(http(), grant()).unwrap().with_load_timeout(Duration::ZERO).unwrap_err();
+    let error = JwtBearer::builder(http(), grant()).with_load_timeout(Duration::ZERO).build().unwrap_err();
     assert_eq!(error.field(), Some("load_timeout"));
 }
 
@@ -737,9 +740,9 @@ async fn an_endpoint_that_hangs_is_given_up_after_the_load_timeout() {
         Response::builder().body(Body::from_stream(body)).unwrap()
     };
     let server = Server::start(move |_| endless()).await;
-    let provider = JwtBearer::new(http(), server.grant())
-        .unwrap()
+    let provider = JwtBearer::builder(http(), server.grant())
         .with_load_timeout(Duration::from_millis(200))
+        .build()
         .unwrap();
     let error = ask(&provider).await.unwrap_err().to_string();
     assert!(error.contains("200ms"), "{error}");

@@ -18,9 +18,10 @@ use serde_json::Value;
 use support::{Protocol, Server, hyper_client, json, token_of};
 use tower::{BoxError, Layer, ServiceExt};
 use tower_credential_fallback::observe::{Metrics, Traces};
+use tower_credential_fallback::store::StoreError;
 use tower_credential_fallback::{
-    Credential, CredentialError, CredentialFallbackLayer, Order, ReplayBody, StatusClassifier, TokenCache,
-    provider_fn,
+    Credential, CredentialError, CredentialFallbackLayer, Order, Outcome, ReplayBody, StatusClassifier,
+    TokenCache, provider_fn,
 };
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -188,6 +189,102 @@ async fn what_somebody_should_look_at_is_a_warning() {
         (calls[1]["error.type"].as_str(), calls[1]["server.address"].as_str()),
         ("failed", "b.example")
     );
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An error of somebody else's, which shows its text as it is.
+struct Raw(&'static str);
+
+impl std::fmt::Display for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::fmt::Debug for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Raw {}
+
+const FORGED: &str =
+    "no\r\n2026-01-01T00:00:00Z  INFO forged\u{85}forged\u{2028}forged\u{2029}\u{1b}[2K\u{202e}degrof";
+
+fn is_clean(text: &str) -> bool {
+    !text.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202e}'))
+}
+
+#[tokio::test]
+async fn a_line_end_in_a_providers_error_text_forges_no_log_line() {
+    let (seen, log) = (Seen::default(), Log::default());
+    let writer = log.clone();
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+    let _guard =
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(seen.clone()).with(lines));
+
+    let cause = CredentialError::new(FORGED).with_source(Raw(FORGED));
+    let stored = StoreError::unavailable(Raw(FORGED));
+    let mut shown = vec![format!("{cause} {cause:?}"), format!("{stored} {stored:?}")];
+    // Of an observer: a call without a credential, and a token that is not minted.
+    let failing = || {
+        let cause = cause.clone();
+        provider_fn(move |_: &http::request::Parts| std::future::ready(Err(cause.clone())))
+    };
+    let accepting = tower::service_fn(|_: Request<ReplayBody<Empty<Bytes>>>| async {
+        Ok::<_, BoxError>(Response::new(Empty::<Bytes>::new()))
+    });
+    let refusing = tower::service_fn(|_: Request<ReplayBody<Empty<Bytes>>>| async {
+        Ok::<_, BoxError>(Response::builder().status(401).body(Empty::<Bytes>::new()).unwrap())
+    });
+    let call = || Request::get("https://a.example/").body(Empty::<Bytes>::new()).unwrap();
+    let layer = CredentialFallbackLayer::new(failing(), token("new")).unwrap().with_observer(Traces::new());
+    let response = layer.layer(accepting).oneshot(call()).await.unwrap();
+    shown.push(format!("{} {:?}", Outcome::of(&response), Outcome::of(&response)));
+    let layer = CredentialFallbackLayer::new(token("old"), failing()).unwrap().with_observer(Traces::new());
+    let response = layer.layer(refusing).oneshot(call()).await.unwrap();
+    let outcome = Outcome::of(&response);
+    shown.push(format!("{outcome} {outcome:?} {:?}", outcome.no_replay()));
+    shown.push(layer.handle().report().to_string().replace('\n', " "));
+    let layer = CredentialFallbackLayer::new(failing(), failing()).unwrap().with_observer(Traces::new());
+    let error = layer.layer(accepting).oneshot(call()).await.unwrap_err();
+    shown.push(format!("{error} {error:?}"));
+    let cache = TokenCache::new(move || std::future::ready(Err(cause.clone())));
+    let layer =
+        CredentialFallbackLayer::new(cache.clone(), token("new")).unwrap().with_observer(Traces::new());
+    shown.push(format!("{:?}", cache.get().await));
+    drop(layer);
+
+    for text in &shown {
+        assert!(is_clean(text), "{text:?}");
+    }
+    assert!(shown[0].starts_with("no\\r\\n2026-01-01T00:00:00Z  INFO forged\\u{85}"), "{}", shown[0]);
+    let (errors, events) = {
+        let seen = seen.0.lock().unwrap();
+        let errors: Vec<_> =
+            seen.events.iter().filter_map(|(_, fields, _)| fields.get("error").cloned()).collect();
+        (errors, seen.events.len())
+    };
+    assert_eq!(errors.len(), 5);
+    assert!(errors.iter().all(|error| is_clean(error)), "{errors:?}");
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.lines().all(is_clean), "{log}");
+    assert_eq!(log.lines().count(), events, "{log}");
 }
 
 /// The numbers of a scrape, by series.

@@ -26,7 +26,7 @@ use stores::grant;
 use tower::{Layer, ServiceExt};
 use tower_credential_fallback::coze::simulator::{AccountId, Fault, Simulator};
 use tower_credential_fallback::coze::{self, Region};
-use tower_credential_fallback::oauth::{OAuthClient, UserId, UserTokens};
+use tower_credential_fallback::oauth::{OAuthClient, UserId, UserTokens, UserTokensBuilder};
 use tower_credential_fallback::store::{RedisStore, TokenStore, Version};
 use tower_credential_fallback::{
     Credential, CredentialError, CredentialFallback, ErrorKind, Learnt, Outcome, PreferenceLog, ReplayBody,
@@ -567,7 +567,11 @@ impl World {
 
     /// One more process of the application: with a connection of its own.
     fn replica(&self) -> UserTokens {
-        users::users(&self.client, &Arc::new(store(&self.server)))
+        self.replica_with().build().unwrap()
+    }
+
+    fn replica_with(&self) -> UserTokensBuilder {
+        users::users_with(&self.client, &Arc::new(store(&self.server)))
     }
 }
 
@@ -613,7 +617,7 @@ async fn with_redis_stopped_tokens_at_hand_go_on_others_are_told_and_nothing_is_
 async fn with_redis_hanging_tokens_at_hand_go_on_and_other_calls_end_within_the_load_timeout() {
     let world = World::new().await;
     let (limit, lease) = (Duration::from_secs(5), Duration::from_secs(6));
-    let replica = || world.replica().with_load_timeout(limit).unwrap().with_lease(lease).unwrap();
+    let replica = || world.replica_with().with_load_timeout(limit).with_lease(lease).build().unwrap();
     let (serving, starting) = (replica(), replica());
     let at_hand = token(&serving, &world.alice).await.unwrap();
     world.server.freeze();
@@ -632,8 +636,8 @@ async fn with_redis_hanging_tokens_at_hand_go_on_and_other_calls_end_within_the_
     );
     world.server.thaw();
     // What was asked of it meanwhile it does now: a lease may have been taken that nobody uses.
-    let patient = world.replica().with_lease(Duration::from_secs(90)).unwrap();
-    let again = patient.with_load_timeout(Duration::from_secs(60)).unwrap();
+    let patient = world.replica_with().with_lease(Duration::from_secs(90));
+    let again = patient.with_load_timeout(Duration::from_secs(60)).build().unwrap();
     assert_ne!(token(&again, &world.alice).await.unwrap(), at_hand);
     assert_eq!((world.coze.refreshes(&world.account), again.lost()), (1, 0));
     assert_eq!(world.coze.refresh_tokens_seen_again(), 0);
@@ -643,7 +647,7 @@ async fn with_redis_hanging_tokens_at_hand_go_on_and_other_calls_end_within_the_
 async fn with_redis_down_for_longer_than_a_lease_in_the_middle_of_a_refresh_nothing_is_spent_twice_or_lost() {
     const LEASE: Duration = Duration::from_secs(5);
     let mut world = World::new().await;
-    let replica = || world.replica().with_load_timeout(LEASE / 2).unwrap().with_lease(LEASE).unwrap();
+    let replica = || world.replica_with().with_load_timeout(LEASE / 2).with_lease(LEASE).build().unwrap();
     let (refreshing, other) = (replica(), replica());
     let old = token(&refreshing, &world.alice).await.unwrap();
     world.clock.advance(OVER);

@@ -22,15 +22,18 @@ use stores::{FaultyStore, Lie};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_credential_fallback::coze::simulator::{AccountId, Fault, Simulator};
 use tower_credential_fallback::coze::{self, Region};
-use tower_credential_fallback::oauth::{Grant, OAuthClient, OAuthConfig, UserId, UserTokens};
+use tower_credential_fallback::oauth::{
+    Grant, OAuthClient, OAuthConfig, UserId, UserTokens, UserTokensBuilder,
+};
 use tower_credential_fallback::observe::{Observe, ObserveCall, TokenEvent};
 use tower_credential_fallback::store::{MemoryStore, TokenStore, Version};
 use tower_credential_fallback::{
-    AuthProvider, Credential, CredentialError, NoReplay, Outcome, Rejection, RejectionKind, ReplayBody, Slot,
+    AuthProvider, Credential, CredentialError, CredentialFallbackLayer, NoReplay, Outcome, Rejection,
+    RejectionKind, ReplayBody, Slot,
 };
 use users::{
     LOGIN, Scripted, TestClock, http_client, log_in, marked, refresh_token_of, scripted_config, secret_of,
-    users, web_app,
+    users, users_with, web_app,
 };
 
 /// A little over the life of a token of Coze's.
@@ -73,7 +76,11 @@ impl World {
 
     /// One more process of the application.
     fn replica(&self) -> UserTokens {
-        users(&self.client, &self.store)
+        self.replica_with().build().unwrap()
+    }
+
+    fn replica_with(&self) -> UserTokensBuilder {
+        users_with(&self.client, &self.store)
     }
 
     fn key(&self) -> String {
@@ -141,7 +148,7 @@ async fn a_replica_that_starts_with_a_stale_token_renews_it_once_and_the_others_
 #[tokio::test]
 async fn a_stale_token_serves_while_another_replica_holds_the_lease_and_an_ended_one_waits_for_it() {
     let world = World::new().await;
-    let replica = world.replica().with_load_timeout(Duration::from_secs(5)).unwrap();
+    let replica = world.replica_with().with_load_timeout(Duration::from_secs(5)).build().unwrap();
     world.clock.advance(STALE);
     let lease = world.store.lease(&world.key(), Duration::from_secs(60)).await.unwrap().unwrap();
     let first = world.stored().await.unwrap();
@@ -161,7 +168,7 @@ async fn a_stale_token_serves_while_another_replica_holds_the_lease_and_an_ended
 #[tokio::test]
 async fn a_lease_that_is_held_for_too_long_is_an_error_of_its_own_kind() {
     let world = World::new().await;
-    let replica = world.replica().with_load_timeout(Duration::from_millis(300)).unwrap();
+    let replica = world.replica_with().with_load_timeout(Duration::from_millis(300)).build().unwrap();
     world.clock.advance(OVER);
     let _lease = world.store.lease(&world.key(), Duration::from_secs(60)).await.unwrap().unwrap();
     let error = token(&replica, &world.alice).await.unwrap_err();
@@ -223,6 +230,44 @@ impl Heard {
     }
 }
 
+/// Counts mints.
+#[derive(Clone, Default)]
+struct Mints(Arc<AtomicUsize>);
+
+impl Observe for Mints {
+    fn call(&self, _: &http::Method, _: &http::Uri) -> Box<dyn ObserveCall> {
+        unreachable!("no calls are made")
+    }
+
+    fn token(&self, _: Slot, event: &TokenEvent<'_>) {
+        self.0.fetch_add(usize::from(matches!(event, TokenEvent::Minted { .. })), Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn an_observer_added_later_hears_of_users_at_hand_until_it_is_dropped() {
+    let world = World::new().await;
+    let replica = world.replica();
+    token(&replica, &world.alice).await.unwrap();
+    let mints = Mints::default();
+    let observe = || {
+        CredentialFallbackLayer::new(Credential::bearer("old").unwrap(), replica.clone())
+            .unwrap()
+            .with_observer(mints.clone())
+    };
+    for _ in 0..1_000 {
+        drop(observe());
+    }
+    let layer = observe();
+    world.clock.advance(OVER);
+    token(&replica, &world.alice).await.unwrap();
+    assert_eq!((mints.0.load(Ordering::SeqCst), Arc::strong_count(&mints.0)), (1, 2));
+    drop(layer);
+    world.clock.advance(OVER);
+    token(&replica, &world.alice).await.unwrap();
+    assert_eq!((mints.0.load(Ordering::SeqCst), Arc::strong_count(&mints.0)), (1, 1));
+}
+
 #[tokio::test]
 async fn a_new_grant_that_cannot_be_saved_is_used_loudly_and_saved_as_soon_as_it_can_be() {
     let world = World::new().await;
@@ -236,12 +281,11 @@ async fn a_new_grant_that_cannot_be_saved_is_used_loudly_and_saved_as_soon_as_it
     let new = token(&replica, &world.alice).await.unwrap();
     assert_eq!(heard.list()[0], "Fallback not saved: the token store cannot be reached");
     world.store.set_saves_left(None);
-    let mut other = world.replica();
     // The first looks again ten times a second; until then the mark stays, and so does the lease's holder.
     while secret_of(&world.stored().await.unwrap().credential().unwrap()) != new {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    other = other.with_capacity(10);
+    let other = world.replica_with().with_capacity(10).build().unwrap();
     assert_eq!(token(&other, &world.alice).await.unwrap(), new);
     assert_eq!((world.refreshes(), world.coze.refresh_tokens_seen_again(), replica.lost()), (1, 0, 0));
 }
@@ -254,8 +298,8 @@ async fn while_a_new_grant_waits_to_be_saved_no_other_replica_takes_it_for_lost(
         let client = server.client(scripted_config(), |_| async { granted("2") });
         store.save(ALICE, &ended("1"), Version::NONE).await.unwrap();
         let replica = || {
-            let tokens = users(&client, &store).with_load_timeout(Duration::from_secs(4)).unwrap();
-            tokens.with_lease(Duration::from_secs(lease)).unwrap()
+            let tokens = users_with(&client, &store).with_load_timeout(Duration::from_secs(4));
+            tokens.with_lease(Duration::from_secs(lease)).build().unwrap()
         };
         let (first, other, alice) = (replica(), replica(), UserId::new("alice"));
         store.set_saves_left(Some(1));
@@ -474,7 +518,11 @@ impl Told {
     }
 
     fn replica(&self) -> UserTokens {
-        users(&self.client, &self.store)
+        self.replica_with().build().unwrap()
+    }
+
+    fn replica_with(&self) -> UserTokensBuilder {
+        users_with(&self.client, &self.store)
     }
 
     async fn token(&self) -> Result<String, CredentialError> {
@@ -742,7 +790,7 @@ async fn a_refusal_still_finds_its_user_after_many_more_tokens_than_there_is_roo
         }
     });
     let store = Arc::new(MemoryStore::new());
-    let tokens = users(&client, &store).with_capacity(8);
+    let tokens = users_with(&client, &store).with_capacity(8).build().unwrap();
     let refused = Rejection::new(RejectionKind::Unauthenticated, StatusCode::UNAUTHORIZED);
     for round in 0..16 {
         for n in 0..4 {
@@ -891,8 +939,8 @@ async fn a_client_that_is_not_ready_is_waited_for_before_the_token_is_marked() {
 async fn with_too_little_of_its_lease_left_a_refresh_takes_its_mark_back_and_sends_nothing() {
     let told = Told::new(vec![granted("2")]).await;
     told.store.set_save_time(Duration::from_secs(4));
-    let replica = told.replica().with_load_timeout(Duration::from_secs(4)).unwrap();
-    let replica = replica.with_lease(Duration::from_secs(5)).unwrap();
+    let replica = told.replica_with().with_load_timeout(Duration::from_secs(4));
+    let replica = replica.with_lease(Duration::from_secs(5)).build().unwrap();
     assert!(token(&replica, &told.alice).await.is_err());
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(told.sent().len(), 0);
@@ -1047,7 +1095,7 @@ async fn a_callback_of_the_application_that_panics_fails_its_own_call_alone() {
 async fn users_beyond_the_capacity_are_loaded_again_without_a_refresh() {
     let world = World::new().await;
     let grant = world.stored().await.unwrap();
-    let replica = world.replica().with_capacity(2);
+    let replica = world.replica_with().with_capacity(2).build().unwrap();
     let names: Vec<UserId> = (0..20).map(|n| UserId::new(format!("user-{n}"))).collect();
     for user in &names {
         replica.sign_in(user, &grant).await.unwrap();
@@ -1063,13 +1111,38 @@ async fn users_beyond_the_capacity_are_loaded_again_without_a_refresh() {
 #[tokio::test]
 async fn settings_out_of_range_are_refused_by_name() {
     let world = World::new().await;
-    let field = |result: Result<UserTokens, tower_credential_fallback::Error>| result.unwrap_err().field();
+    let field = |settings: UserTokensBuilder| settings.build().unwrap_err().field();
     let seconds = Duration::from_secs;
-    assert_eq!(field(world.replica().with_lease(seconds(4))), Some("lease"));
-    assert_eq!(field(world.replica().with_lease(seconds(7200))), Some("lease"));
-    assert_eq!(field(world.replica().with_lease(seconds(10))), Some("lease"), "no longer than a call waits");
-    assert_eq!(field(world.replica().with_load_timeout(seconds(30))), Some("load_timeout"), "as the lease");
-    assert_eq!(field(world.replica().with_load_timeout(Duration::ZERO)), Some("load_timeout"));
+    assert_eq!(field(world.replica_with().with_lease(seconds(4))), Some("lease"));
+    assert_eq!(field(world.replica_with().with_lease(seconds(7200))), Some("lease"));
+    assert_eq!(
+        field(world.replica_with().with_lease(seconds(10))),
+        Some("lease"),
+        "no longer than a call waits"
+    );
+    assert_eq!(
+        field(world.replica_with().with_load_timeout(seconds(30))),
+        Some("lease"),
+        "as the load timeout"
+    );
+    assert_eq!(field(world.replica_with().with_load_timeout(Duration::ZERO)), Some("load_timeout"));
+}
+
+#[tokio::test]
+async fn the_order_of_setters_never_decides_whether_they_are_valid() {
+    let world = World::new().await;
+    let seconds = Duration::from_secs;
+    // Each is out of the other's default range.
+    for (lease, limit) in [(seconds(6), seconds(5)), (seconds(90), seconds(60))] {
+        assert!(world.replica_with().with_lease(lease).with_load_timeout(limit).build().is_ok());
+        assert!(world.replica_with().with_load_timeout(limit).with_lease(lease).build().is_ok());
+    }
+    let errors = [
+        world.replica_with().with_lease(seconds(5)).with_load_timeout(seconds(5)).build(),
+        world.replica_with().with_load_timeout(seconds(5)).with_lease(seconds(5)).build(),
+    ]
+    .map(|result| result.unwrap_err().to_string());
+    assert_eq!(errors[0], errors[1]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1238,7 +1311,8 @@ async fn run(steps: Vec<Step>) {
         })
     };
     let store = Arc::new(MemoryStore::new());
-    let replicas: [UserTokens; 2] = std::array::from_fn(|_| users(&client, &store).with_capacity(2));
+    let replicas: [UserTokens; 2] =
+        std::array::from_fn(|_| users_with(&client, &store).with_capacity(2).build().unwrap());
     let user = |n: u8| UserId::new(format!("u{n}"));
     let sign_in = async |n: u8| {
         let number = issued.fetch_add(1, Ordering::SeqCst);

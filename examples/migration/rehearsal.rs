@@ -5,6 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
 use indicatif::{ProgressBar, ProgressStyle};
 use tower_credential_fallback::coze::simulator::{
     AccountId, Fault, OAuthApp, Refusal, Simulator, WorkspaceId,
@@ -132,6 +135,7 @@ impl Report {
 #[derive(Default)]
 struct Counts {
     next: AtomicUsize,
+    calls: AtomicU64,
     by_primary: AtomicU64,
     by_fallback: AtomicU64,
     failed: AtomicU64,
@@ -172,7 +176,7 @@ pub(crate) async fn run<C: Caller>(
     let (mut phases, mut moves) = (Vec::new(), Vec::new());
     for phase in Phase::ALL {
         let length = eighth * phase.share();
-        let (calls, requests) = (counts.next.load(Ordering::SeqCst), stage.api_requests());
+        let (calls, requests) = (counts.calls.load(Ordering::SeqCst), stage.api_requests());
         let end = Instant::now() + length;
         let call = |_| {
             let (url, bots) = (stage.simulator.base_url().to_owned(), Arc::clone(&bots));
@@ -192,8 +196,8 @@ pub(crate) async fn run<C: Caller>(
         for caller in callers {
             caller.await?;
         }
-        let calls = counts.next.load(Ordering::SeqCst) - calls;
-        phases.push((phase, calls as u64, stage.api_requests() - requests));
+        let calls = counts.calls.load(Ordering::SeqCst) - calls;
+        phases.push((phase, calls, stage.api_requests() - requests));
     }
     counts.is_over.store(true, Ordering::SeqCst);
     let points = sampler.await?;
@@ -226,18 +230,36 @@ async fn keep_calling<C: Caller>(
         let (ask, text) = (Ask::nth(nth), format!("call {nth}"));
         // Any bot, but the same for the nth call of each run.
         let bot = &bots[fastrand::Rng::with_seed(nth as u64).usize(..bots.len())];
-        let answered = async {
-            let request = ask.request(&base_url, bot, &text)?;
-            let answer = caller.call(request).await?;
-            ask.check(&answer.body, bot, &text)?;
-            Ok::<_, BoxError>(answer.slot)
+        let asked = async {
+            let first = call(&caller, &counts, ask.request(&base_url, bot, &text)?).await?;
+            ask.check(&first, bot, &text)?;
+            let mut polls = 0;
+            while let Some(request) = ask.follow_up(&base_url, &first, polls) {
+                ask.check_follow_up(&call(&caller, &counts, request?).await?, polls, &text)?;
+                polls += 1;
+            }
+            Ok::<_, BoxError>(())
         };
-        match answered.await {
-            Ok(Slot::Primary) => _ = counts.by_primary.fetch_add(1, Ordering::SeqCst),
-            Ok(Slot::Fallback) => _ = counts.by_fallback.fetch_add(1, Ordering::SeqCst),
-            Err(error) => counts.fail(error.to_string()),
+        if let Err(error) = asked.await {
+            counts.fail(error.to_string());
         }
     }
+}
+
+/// Makes one call and counts it.
+async fn call<C: Caller>(
+    caller: &C,
+    counts: &Counts,
+    request: Request<Full<Bytes>>,
+) -> Result<Bytes, BoxError> {
+    counts.calls.fetch_add(1, Ordering::SeqCst);
+    let answer = caller.call(request).await?;
+    let by = match answer.slot {
+        Slot::Primary => &counts.by_primary,
+        Slot::Fallback => &counts.by_fallback,
+    };
+    by.fetch_add(1, Ordering::SeqCst);
+    Ok(answer.body)
 }
 
 /// Moves the workspaces one by one, spread over nine tenths of the phase.

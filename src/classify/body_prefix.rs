@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What has arrived of a response's body, and whether more may follow.
+/// The bytes of a response's body that have arrived, and whether more may follow.
 ///
 /// | made by | [`is_complete`](Self::is_complete) | [`is_last`](Self::is_last) |
 /// | --- | --- | --- |

@@ -3,11 +3,11 @@
 use http::HeaderMap;
 use http::header::{HeaderName, RETRY_AFTER};
 
-/// What is left of the quota, as a number.
+/// Fields with the quota that is left, as a number.
 const REMAINING: [HeaderName; 3] = [
     // GitHub: <https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api>
     HeaderName::from_static("x-ratelimit-remaining"),
-    // X: <https://docs.x.com/x-api/fundamentals/rate-limits>
+    // X: <https://docs.x.com/fundamentals/rate-limits>
     HeaderName::from_static("x-rate-limit-remaining"),
     // IETF drafts up to 06: <https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-06>
     HeaderName::from_static("ratelimit-remaining"),

@@ -43,9 +43,13 @@
 //! # The answer
 //!
 //! A classifier that wants to see the body gets what has arrived so far, again when there is more, up to the
-//! inspect limit; and is told if that is all. The frames are handed on as they came. It may decide before the end, so most
-//! answers that pause are not waited for; one of unknown length is waited for a second at the most, and then judged by its
-//! status. Event streams, encoded bodies, `HEAD`, 204, 304 and upgrades are judged by status alone.
+//! inspect limit. It is told whether that is all ([`BodyPrefix`]). The frames are handed on as they came. It may decide
+//! before the end, so most answers that pause are not waited for. None is waited for longer than the classifier's
+//! [`patience`](Classify::patience), whatever length was announced. Event streams, encoded bodies, `HEAD`, 204, 304 and
+//! upgrades are judged by status alone.
+//!
+//! An acceptance counts as evidence only if the body neither failed nor ran out of patience first: its code may have been
+//! still to come.
 //!
 //! A refusal is read on, so that its connection can be used again: to its end, to the limit, or for 100 ms.
 //!
@@ -57,8 +61,14 @@
 //!
 //! # The memory
 //!
-//! Only what is *not* as at first is remembered: resources that the fallback serves. Until something has moved, no
-//! call looks anything up; after that, a look-up is a read lock on one shard of a
+//! A preference changes only on evidence: one slot was rejected for the resource, then the other one served it. An
+//! acceptance at once says nothing of the other slot; it only tells where an unknown resource is. Evidence has a version, so
+//! that a slow second attempt does not overwrite what was learnt after it was sent. Hints (the slot that a caller's retry
+//! begins with) and cooldowns (a request that both slots were rejected for) belong to one request, expire, and are used
+//! or compared where they matter: a cooldown when the second attempt is due, with both credentials known.
+//!
+//! Resources that the fallback serves are remembered, and those that were learnt to be the primary's. Until something has
+//! moved, no call looks anything up; after that, a look-up is a read lock on one shard of a
 //! [quick_cache](https://docs.rs/quick_cache). Keys are 64-bit hashes, keyed at random for each process: a collision
 //! costs a replay, never a wrong answer.
 //!

@@ -50,7 +50,7 @@
 //! | neither | fails before anything is sent: [`ErrorKind::NoCredential`], whose causes say where to authorise |
 //!
 //! So before the move, invite users to authorise the new app too; those who have not are asked when they next need it.
-//! What is learnt of a resource serves all users; what holds back (the cooldown) holds back one user alone.
+//! What is learnt of a resource serves all users; the cooldown holds back one user's request alone.
 //!
 //! # A refresh
 //!
@@ -148,24 +148,27 @@
 //!
 //! # What was tested
 //!
-//! `tests/fleet.rs` runs eight replicas, each a process, that act for fifty users whose tokens live two seconds, kills
-//! the replicas at random, half of them in the middle of a refresh, and Redis twice. The server sees no refresh
-//! token twice, and only users whose refresh was cut off by a kill are asked again. One run of 60 seconds (debug build,
-//! two cores):
+//! `tests/fleet.rs` runs eight replicas in virtual time. They act for fifty users whose tokens live two seconds. Replicas are
+//! killed, most of them at a point of a refresh; the store fails, falls silent, and applies operations whose answers are
+//! lost. A dead replica's futures never continue. The run depends on its seed alone. One virtual minute of seed 1, and the
+//! quiet time after it:
 //!
 //! | what | count |
 //! | --- | --- |
-//! | calls answered; and of those made while Redis was there | 38,304; 35,522 of 36,144 |
-//! | replicas killed; of them while they held a lease, or asked for one | 175; 106 |
-//! | refreshes; of them cut off by a kill, with the mark in the store | 3,425; 39 |
-//! | … before the server took the token, which nobody can tell | 10 |
-//! | … after it did, before the replica had its answer | 17 |
-//! | … after the answer, before it was saved | 12 |
-//! | users sent to authorise again | 32 |
+//! | replicas killed; of them while they held a lease | 204; 138 |
+//! | store operations that failed; of them applied, with their answers lost | 1,431; 399 |
+//! | refreshes | 1,412 |
+//! | grants given up, since a dead replica had marked them | 76 |
+//! | … before the server took the token, which nobody can tell | 28 |
+//! | … after it did, before the replica had its answer | 40 |
+//! | … after the answer, before it was saved | 8 |
+//! | users sent to authorise again | 76 |
 //! | refresh tokens that the server saw twice | 0 |
 //!
-//! The other calls ended in an error whose cause the test has to find: 1,391 since Redis was down, 458 since a killed
-//! replica held the lease, 35 of users who had to authorise; 150 got a token with less than a second of its two to live.
+//! Every other call ends in an answer, or in an error whose cause the test knows. The same world with replicas that ignore
+//! the marks fails the test: the server sees tokens twice. `tests/stopped_replica.rs` stops and kills real processes at five
+//! points of a refresh, over a real Redis. `tests/soak/run` has eight processes, and kills them and Redis for as long as it
+//! is told.
 
 #[cfg(doc)]
 use crate::*;

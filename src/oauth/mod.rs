@@ -46,6 +46,7 @@ mod report;
 mod round;
 mod spending;
 mod user_tokens;
+mod user_tokens_builder;
 
 pub use client::OAuthClient;
 pub use config::OAuthConfig;
@@ -55,3 +56,4 @@ pub use grant::Grant;
 pub use login::Login;
 pub use oauth2::RefreshToken;
 pub use user_tokens::{UserId, UserTokens};
+pub use user_tokens_builder::UserTokensBuilder;

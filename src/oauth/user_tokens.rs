@@ -10,32 +10,13 @@ use quick_cache::sync::Cache;
 
 use super::person::{Owners, Person};
 use super::refresh::Refresher;
-use super::round::{LEAST_EXCHANGE, SAVE_TIME};
-use super::{Grant, OAuthClient, OAuthConfig};
+use super::{Grant, OAuthClient, OAuthConfig, UserTokensBuilder};
 use crate::classify::{Rejection, RejectionKind};
 use crate::credential::Credential;
-use crate::error::Error;
 use crate::observe::Observe;
 use crate::preference::Slot;
-use crate::provider::token_cache::{DEFAULT_LOAD_TIMEOUT, check_load_timeout};
 use crate::provider::{AuthProvider, CredentialError, CredentialFuture, TokenCache};
 use crate::store::{StoreError, TokenStore, Version};
-
-/// Users whose tokens are kept at hand by default.
-const CAPACITY: usize = 10_000;
-
-/// Longer than any call waits, and than a store is down that restarts.
-const DEFAULT_LEASE: Duration = Duration::from_secs(30);
-
-/// Room for waiting for a mark's end, and for marking, an exchange and a save after that.
-const MIN_LEASE: Duration = Duration::from_secs(5);
-
-const _: () = assert!(
-    SAVE_TIME.as_millis() + LEAST_EXCHANGE.as_millis() < MIN_LEASE.as_millis()
-        && SAVE_TIME.as_millis() * 2 <= MIN_LEASE.as_millis()
-);
-
-const MAX_LEASE: Duration = Duration::from_secs(3600);
 
 /// Who a request is made for: put it into the request's extensions.
 ///
@@ -111,16 +92,20 @@ pub struct UserTokens {
     shared: Arc<Shared>,
 }
 
+/// Where a user authorises.
+pub(super) type AuthorizeUrl = Arc<dyn Fn(&UserId) -> String + Send + Sync>;
+
 /// What one is built with. Fixed from then on.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) client: OAuthClient,
     pub(super) store: Arc<dyn TokenStore>,
-    pub(super) authorize_url: Arc<dyn Fn(&UserId) -> String + Send + Sync>,
+    pub(super) authorize_url: AuthorizeUrl,
     /// Longer than `load_timeout`.
     pub(super) lease: Duration,
     pub(super) load_timeout: Duration,
-    capacity: usize,
+    /// At least one.
+    pub(super) capacity: usize,
 }
 
 struct Shared {
@@ -138,24 +123,26 @@ struct User {
 }
 
 impl UserTokens {
-    /// Tokens that `client` refreshes and `store` keeps. `authorize_url` says where a user who has to authorise goes: most
-    /// often a page of the application, which begins a [login](OAuthClient::authorize).
+    /// Tokens that `client` refreshes and `store` keeps, with every setting at its default. `authorize_url` says where a user
+    /// who has to authorise goes: most often a page of the application, which begins a [login](OAuthClient::authorize).
     pub fn new(
         client: OAuthClient,
         store: Arc<dyn TokenStore>,
         authorize_url: impl Fn(&UserId) -> String + Send + Sync + 'static,
     ) -> Self {
-        Self::with_settings(Settings {
-            client,
-            store,
-            authorize_url: Arc::new(authorize_url),
-            lease: DEFAULT_LEASE,
-            load_timeout: DEFAULT_LOAD_TIMEOUT,
-            capacity: CAPACITY,
-        })
+        Self::builder(client, store, authorize_url).build().expect("the defaults go together")
     }
 
-    fn with_settings(settings: Settings) -> Self {
+    /// Settings of such tokens, to be changed and then [built](UserTokensBuilder::build).
+    pub fn builder(
+        client: OAuthClient,
+        store: Arc<dyn TokenStore>,
+        authorize_url: impl Fn(&UserId) -> String + Send + Sync + 'static,
+    ) -> UserTokensBuilder {
+        UserTokensBuilder::new(client, store, Arc::new(authorize_url))
+    }
+
+    pub(super) fn with_settings(settings: Settings) -> Self {
         Self {
             shared: Arc::new(Shared {
                 users: Cache::new(settings.capacity),
@@ -167,46 +154,6 @@ impl UserTokens {
 
     fn settings(&self) -> &Settings {
         &self.shared.refresher.settings
-    }
-
-    /// How long one refresh has for itself, from taking the lease to saving the new grant: the last two and a half
-    /// seconds are for the save, the rest for the exchange, whether its caller still waits or not. After a replica died in
-    /// a refresh, its user's calls fail for so long, and two and a half seconds. Default: 30 s.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `lease`, if it is less than 5 s or over an hour,
-    /// or not longer than a call waits ([`with_load_timeout`](Self::with_load_timeout): 10 s, if not set before).
-    pub fn with_lease(self, lease: Duration) -> Result<Self, Error> {
-        if !(MIN_LEASE..=MAX_LEASE).contains(&lease) {
-            return Err(Error::config("lease", "expected 5 s to one hour"));
-        }
-        let settings = self.settings().clone();
-        if lease <= settings.load_timeout {
-            return Err(Error::config("lease", "expected longer than the load timeout"));
-        }
-        Ok(Self::with_settings(Settings { lease, ..settings }))
-    }
-
-    /// How many users' tokens are kept at hand; those beyond are loaded from the store for each use. Default: 10,000.
-    #[must_use]
-    pub fn with_capacity(self, users: usize) -> Self {
-        Self::with_settings(Settings { capacity: users.max(1), ..self.settings().clone() })
-    }
-
-    /// How long one call waits for its token. Default: 10 s.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `load_timeout`, if it is zero or over an hour, or
-    /// not shorter than the lease ([`with_lease`](Self::with_lease): 30 s, if not set before).
-    pub fn with_load_timeout(self, limit: Duration) -> Result<Self, Error> {
-        check_load_timeout(limit)?;
-        let settings = self.settings().clone();
-        if limit >= settings.lease {
-            return Err(Error::config("load_timeout", "expected shorter than the lease"));
-        }
-        Ok(Self::with_settings(Settings { load_timeout: limit, ..settings }))
     }
 
     /// Under which key the store has this user's grant: to bring grants along from elsewhere, or to look at them.
@@ -336,11 +283,12 @@ impl UserTokens {
             }
         };
         let clock = Arc::clone(&self.settings().client.config().clock);
-        let cache = TokenCache::new(source).with_clock(clock);
-        let cache = cache.with_load_timeout(self.settings().load_timeout).expect("checked when it was set");
-        for (slot, observer) in &*refresher.report.observers() {
-            cache.observed_by(*slot, observer);
-        }
+        let cache = TokenCache::builder(source)
+            .with_clock(clock)
+            .with_load_timeout(self.settings().load_timeout)
+            .with_observers(Arc::clone(&refresher.report.observers))
+            .build()
+            .expect("checked when these were built");
         User { cache, person }
     }
 }
@@ -367,7 +315,7 @@ impl AuthProvider for UserTokens {
     }
 
     fn observed_by(&self, slot: Slot, observer: &Arc<dyn Observe>) {
-        self.shared.refresher.report.observers().push((slot, Arc::clone(observer)));
+        self.shared.refresher.report.observers.add(slot, observer);
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// The most entries that are kept. At about 50 bytes each, this is a quarter of a megabyte.
 const CAPACITY: usize = 4_096;
 
-/// Expired entries are removed when an insertion finds more than this many, or twice as many as the last removal left.
+/// An insertion removes expired entries if it finds so many, or twice as many as the last removal left.
 const SWEEP_FROM: usize = 64;
 
 /// A year: the clock can add it to any time.
@@ -28,6 +28,23 @@ pub(crate) struct Expiring<V> {
 struct Entries<V> {
     by_key: HashMap<u64, Entry<V>>,
     sweep_at: usize,
+}
+
+impl<V> Entries<V> {
+    /// Makes room: removes what has expired and, if that is not enough, a quarter of the rest, which expires soonest.
+    ///
+    /// Returns whether it removed an entry that had not expired.
+    fn sweep(&mut self, now: Instant) -> bool {
+        self.by_key.retain(|_, entry| now < entry.until);
+        let is_full = self.by_key.len() >= CAPACITY;
+        if is_full {
+            let mut ends: Vec<Instant> = self.by_key.values().map(|entry| entry.until).collect();
+            let (_, &mut soon, _) = ends.select_nth_unstable(CAPACITY / 4);
+            self.by_key.retain(|_, entry| soon < entry.until);
+        }
+        self.sweep_at = (2 * self.by_key.len()).clamp(SWEEP_FROM, CAPACITY);
+        is_full
+    }
 }
 
 struct Entry<V> {
@@ -50,17 +67,8 @@ impl<V: Copy> Expiring<V> {
         }
         let now = Instant::now();
         let mut entries = self.lock();
+        let has_removed = entries.by_key.len() >= entries.sweep_at && entries.sweep(now);
         entries.by_key.insert(key, Entry { value, until: now + duration.min(FOREVER) });
-        let mut has_removed = false;
-        if entries.by_key.len() > entries.sweep_at {
-            entries.by_key.retain(|_, entry| now < entry.until);
-            if entries.by_key.len() > CAPACITY {
-                let soonest = entries.by_key.iter().min_by_key(|(_, entry)| entry.until);
-                let soonest = soonest.map(|(key, _)| *key);
-                has_removed = soonest.is_some_and(|key| entries.by_key.remove(&key).is_some());
-            }
-            entries.sweep_at = (2 * entries.by_key.len()).clamp(SWEEP_FROM, CAPACITY);
-        }
         self.len.store(entries.by_key.len(), Ordering::Release);
         has_removed
     }
@@ -133,13 +141,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_it_is_full_the_entry_that_expires_first_makes_room() {
+    async fn when_it_is_full_the_entries_that_expire_soonest_make_room() {
         let map = Expiring::new();
         for key in 0..CAPACITY as u64 {
             assert!(!map.insert(key, key, SECOND * (1 + key as u32)));
         }
-        assert!(map.insert(u64::MAX, 0, SECOND * 3_600));
-        assert_eq!((map.get(0), map.get(1), map.get(u64::MAX)), (None, Some(1), Some(0)));
-        assert_eq!(map.values().len(), CAPACITY);
+        assert!(map.insert(u64::MAX, 0, SECOND));
+        let quarter = CAPACITY as u64 / 4;
+        assert_eq!((map.get(0), map.get(quarter), map.get(quarter + 1)), (None, None, Some(quarter + 1)));
+        assert_eq!((map.get(u64::MAX), map.values().len()), (Some(0), CAPACITY - CAPACITY / 4));
     }
 }

@@ -19,8 +19,8 @@ use super::shared::Learnt;
 /// larger than what is in use at a time; at about 70 bytes each this is less than a megabyte when full.
 pub(super) const CAPACITY: usize = 10_000;
 
-/// How far [`Memory::lean`] can go to either side. So many more resources than not have to be found with the other slot
-/// before unknown ones begin there.
+/// How far [`Memory::lean`] can go to either side. A few resources that need the other slot do not change where unknown
+/// ones begin; twice as many do.
 const MOST_LEANING: i8 = 16;
 
 /// Remembers the resources that the primary does not serve, or did not at some time.
@@ -31,7 +31,7 @@ pub(crate) struct Memory {
     entries: Cache<u64, Entry>,
     /// Until something is remembered, nothing is looked up: no lock is touched while nothing has moved.
     in_use: AtomicBool,
-    /// Above zero, most resources were lately found with the fallback.
+    /// Above zero, most resources that were lately learnt need the fallback.
     lean: AtomicI8,
     /// Numbers what is learnt.
     versions: AtomicU64,
@@ -45,9 +45,9 @@ pub(crate) struct Memory {
 /// What is known of a resource.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Known {
-    /// The slot that comes first: the one that served it where the other was rejected. `None` if neither ever was.
+    /// The slot that comes first; `None` if nothing says which.
     pub(crate) slot: Option<Slot>,
-    /// Grows with each piece of evidence; 0 if the other slot was never rejected.
+    /// Grows with each piece of evidence, which is one slot rejected and the other accepted; 0 without any.
     pub(crate) version: u64,
     /// When the fallback last served it, to the minute; `None` if the primary has served it since.
     pub(crate) fallback_at: Option<Instant>,
@@ -77,10 +77,6 @@ impl Memory {
         }
     }
 
-    pub(crate) fn is_shared(&self) -> bool {
-        self.outbox.is_some()
-    }
-
     /// The key of a resource of this name in the URI's origin; of the origin itself without a name.
     ///
     /// The origin counts as it is written. Another spelling of it has a memory of its own: that costs a rejection,
@@ -106,8 +102,8 @@ impl Memory {
         hasher.finish()
     }
 
-    /// The slot that comes first for a resource of which nothing is known: the one that serves most of those that were
-    /// lately found.
+    /// The slot that comes first for a resource of which nothing is known: the one that most of those need that were lately
+    /// learnt.
     #[inline]
     pub(crate) fn usual_slot(&self) -> Slot {
         if self.is_in_use() && self.lean.load(Ordering::Relaxed) > 0 { Slot::Fallback } else { Slot::Primary }
@@ -150,7 +146,7 @@ impl Memory {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.recall(key) {
             // What was learnt here comes back from there.
-            Some(known) if known.slot == Some(slot) => {}
+            Some(known) if known.slot == Some(slot) && known.version > 0 => {}
             // The primary serves what nobody has found elsewhere: that needs no entry.
             None if slot == Slot::Primary => {}
             known => self.insert_learnt(key, slot, known),
@@ -159,16 +155,17 @@ impl Memory {
 
     fn insert_learnt(&self, key: u64, slot: Slot, before: Option<Known>) {
         if before.is_none_or(|before| before.slot != Some(slot)) {
-            self.find(slot);
+            self.lean_to(slot);
         }
         let version = 1 + self.versions.fetch_add(1, Ordering::Relaxed);
         let fallback_at = (slot == Slot::Fallback).then(Instant::now);
         self.insert(key, Known { slot: Some(slot), version, fallback_at });
     }
 
-    /// `slot` served it at once. That says nothing of the other slot, so no preference follows. `is_pinned`: the caller
-    /// has chosen the slot, so that it says nothing of where resources are either.
-    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_pinned: bool) {
+    /// `slot` served it at once. That says nothing of the other slot, so it changes no preference. Where there is none, the
+    /// resource begins there from now on, unless the slot came first by chance: by the caller's choice, or since the other
+    /// had no credential.
+    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_chance: bool) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let fallback_at = (slot == Slot::Fallback).then(Instant::now);
         match self.recall(key) {
@@ -176,16 +173,14 @@ impl Memory {
             // That the primary serves it needs no entry.
             None if slot == Slot::Primary => {}
             None => {
-                if !is_pinned {
-                    self.find(slot);
-                }
-                self.insert(key, Known { slot: None, version: 0, fallback_at });
+                let slot = (!is_chance).then_some(slot);
+                self.insert(key, Known { slot, version: 0, fallback_at });
             }
         }
     }
 
-    /// A resource was found to be served by this slot.
-    pub(crate) fn find(&self, slot: Slot) {
+    /// This slot was needed for a resource: the other one was rejected.
+    fn lean_to(&self, slot: Slot) {
         let step = |lean: i8| match slot {
             Slot::Primary => lean - 1,
             Slot::Fallback => lean + 1,
@@ -243,9 +238,11 @@ mod tests {
     fn only_evidence_changes_a_preference_and_memory_is_bounded() {
         let memory = Memory::new();
         let key = memory.key(&uri("https://a.example/1"), Some("bot"));
-        let served = |slot| memory.note_served(key, slot, false);
-        served(Slot::Primary);
+        memory.note_served(key, Slot::Primary, false);
         assert!(!memory.is_in_use(), "nothing to remember");
+        memory.note_served(3, Slot::Fallback, false);
+        assert_eq!((slot(&memory, 3), memory.has_moved(3)), (Some(Slot::Fallback), true));
+        let served = |slot| memory.note_served(key, slot, true);
         served(Slot::Fallback);
         assert_eq!((slot(&memory, key), memory.has_moved(key)), (None, true));
 
@@ -277,14 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_resources_begin_where_most_were_lately_found() {
+    fn unknown_resources_begin_with_the_slot_that_most_needed_lately() {
         let memory = Memory::new();
         let resources = |from: u64, slot| (from..from + 40).for_each(|key| memory.learn(2 * key, slot, 0));
         resources(0, Slot::Primary);
         assert_eq!(memory.usual_slot(), Slot::Primary);
         resources(100, Slot::Fallback);
         assert_eq!(memory.usual_slot(), Slot::Fallback);
-        memory.find(Slot::Primary);
+        memory.learn(1, Slot::Primary, 0);
         assert_eq!(memory.usual_slot(), Slot::Fallback, "one is not most");
         resources(200, Slot::Primary);
         assert_eq!(memory.usual_slot(), Slot::Primary);

@@ -41,7 +41,7 @@ impl fmt::Display for Slot {
 #[non_exhaustive]
 pub enum Order {
     /// The one that last served the same resource where the other was rejected. Where nothing is known of the resource,
-    /// the one that most resources were lately found with: the primary at first. The default.
+    /// the one that most resources needed lately: the primary at first. The default.
     #[default]
     Adaptive,
     /// The primary, then the fallback.

@@ -23,7 +23,7 @@ use http::request;
 /// ```
 pub trait ResourceKey: Send + Sync {
     /// The resource's name; `None` if the request is about no single resource, such as a list. Then
-    /// nothing is remembered, and the credential goes first that most resources were lately found with.
+    /// nothing is remembered, and the credential goes first that most resources needed lately.
     ///
     /// `body` is the request's body if it is wholly in memory, and empty otherwise. It may be large:
     /// search it, rather than parse it.

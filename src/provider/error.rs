@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::BoxError;
+use crate::escape::Escaped;
 
 /// Why a provider has no credential to give.
 ///
 /// Cloning is cheap: when many calls wait for one token, they all get the same failure.
 ///
-/// Whoever makes one keeps secrets out of the message and out of the source: both are shown in logs.
+/// Whoever makes one keeps secrets out of the message and out of the source: both are shown in logs. `Display` and `Debug`
+/// escape control characters, line ends among them, so that text from a server forges no log line.
+/// [`source`](StdError::source) gives the source as it is: whoever prints that has its own text.
 #[derive(Clone)]
 pub struct CredentialError {
     inner: Arc<Inner>,
@@ -76,7 +79,7 @@ impl CredentialError {
 
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.inner.message)
+        fmt::Display::fmt(&Escaped(&self.inner.message), f)
     }
 }
 
@@ -87,7 +90,7 @@ impl fmt::Debug for CredentialError {
             .field("message", &self.inner.message)
             .field("interaction_required", &self.inner.authorize_url.is_some())
             .field("retry_after", &self.inner.retry_after)
-            .field("source", &self.inner.source)
+            .field("source", &self.inner.source.as_ref().map(Escaped))
             .finish()
     }
 }

@@ -29,6 +29,7 @@ mod fixed;
 mod from_fn;
 #[cfg(feature = "jwt")]
 mod jwt_bearer;
+pub(crate) mod observers;
 pub(crate) mod panic;
 pub(crate) mod token_cache;
 #[cfg(any(feature = "jwt", feature = "oauth"))]
@@ -38,8 +39,8 @@ pub use clock::{Clock, SystemClock};
 pub use error::CredentialError;
 pub use from_fn::{ProviderFn, provider_fn};
 #[cfg(feature = "jwt")]
-pub use jwt_bearer::{JwtBearer, JwtGrant, JwtKey};
-pub use token_cache::{TokenCache, TokenSource};
+pub use jwt_bearer::{JwtBearer, JwtBearerBuilder, JwtGrant, JwtKey};
+pub use token_cache::{TokenCache, TokenCacheBuilder, TokenSource};
 #[cfg(any(feature = "jwt", feature = "oauth"))]
 pub use token_endpoint::{ExpiresIn, HttpClient, RequestStyle};
 
@@ -68,8 +69,9 @@ pub trait AuthProvider: Send + Sync {
 
     /// A layer has put this provider into a slot, and `observer` wants to hear of its tokens.
     ///
-    /// Called when the layer is built, once for each observer. A provider that mints tokens keeps the two; the
-    /// default does nothing.
+    /// Called when the layer is built, once for each observer. A provider that mints tokens keeps the two, the observer as a
+    /// [`Weak`](std::sync::Weak): the layer and its services keep it alive, and the provider may outlive them. The default
+    /// does nothing.
     fn observed_by(&self, slot: Slot, observer: &Arc<dyn Observe>) {
         let _ = (slot, observer);
     }

@@ -30,19 +30,18 @@ pub(super) struct Resources {
 struct Line([AtomicU64; 8]);
 
 impl Resources {
-    /// `slot` has answered for it. Only the primary's answer makes it one of these; returns whether it did.
+    /// `slot` has answered for it. Only the primary's answer makes it one of these.
     #[inline]
-    pub(super) fn answered(&self, hash: u64, slot: Slot) -> bool {
+    pub(super) fn answered(&self, hash: u64, slot: Slot) {
         // One hash in 2^63 shares its place with another.
         let hash = (hash & !BY_FALLBACK).max(2);
         let is_by_primary = self.is_of_primary(hash);
         match slot {
-            Slot::Primary if !is_by_primary => return self.put(hash),
+            Slot::Primary if !is_by_primary => self.put(hash),
             Slot::Fallback if is_by_primary => self.mark(hash),
             // It stands as it should: nearly always.
             Slot::Primary | Slot::Fallback => {}
         }
-        false
     }
 
     /// Whether the primary was the last to answer for it.
@@ -53,7 +52,7 @@ impl Resources {
     }
 
     #[cold]
-    fn put(&self, hash: u64) -> bool {
+    fn put(&self, hash: u64) {
         for (nth, table) in self.tables.iter().enumerate() {
             let table = table.get_or_init(|| (0..LINES[nth]).map(|_| Line::default()).collect());
             for place in &line(table, nth, hash).0 {
@@ -67,12 +66,11 @@ impl Resources {
                     if known != hash {
                         place.store(hash, Ordering::Relaxed);
                     }
-                    return true;
+                    return;
                 }
             }
         }
         self.is_full.store(true, Ordering::Relaxed);
-        false
     }
 
     #[cold]
@@ -136,24 +134,16 @@ mod tests {
         let hash = |nth: u32| state.hash_one(nth);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| {
-                    (0..10_000).for_each(|nth| {
-                        let _ = resources.answered(hash(nth), Slot::Primary);
-                    })
-                });
+                scope.spawn(|| (0..10_000).for_each(|nth| resources.answered(hash(nth), Slot::Primary)));
             }
         });
         assert_eq!(resources.of_primary().count(), 10_000);
         assert!(!resources.is_full());
 
         // What only the fallback has answered for is not among them; who answered last is known.
-        (9_000..12_000).for_each(|nth| {
-            let _ = resources.answered(hash(nth), Slot::Fallback);
-        });
+        (9_000..12_000).for_each(|nth| resources.answered(hash(nth), Slot::Fallback));
         assert_eq!(resources.of_primary().count(), 9_000);
-        (9_500..10_000).for_each(|nth| {
-            let _ = resources.answered(hash(nth), Slot::Primary);
-        });
+        (9_500..10_000).for_each(|nth| resources.answered(hash(nth), Slot::Primary));
         assert_eq!(resources.of_primary().count(), 9_500);
     }
 
@@ -162,9 +152,7 @@ mod tests {
         let resources = Resources::default();
         let state = RandomState::new();
         let places = 8 * LINES.iter().sum::<usize>();
-        (0..3 * places).for_each(|nth| {
-            let _ = resources.answered(state.hash_one(nth), Slot::Primary);
-        });
+        (0..3 * places).for_each(|nth| resources.answered(state.hash_one(nth), Slot::Primary));
         assert!(resources.is_full());
         assert!((places * 9 / 10..=places).contains(&resources.of_primary().count()));
         resources.answered(0, Slot::Primary);

@@ -81,8 +81,7 @@ impl Stats {
         }
     }
 
-    /// Returns whether it is the first time that the primary has served this resource.
-    pub(crate) fn accepted(&self, slot: Slot, key: Option<u64>, is_needed: bool, now: Instant) -> bool {
+    pub(crate) fn accepted(&self, slot: Slot, key: Option<u64>, is_needed: bool, now: Instant) {
         let now = self.at(now);
         self.lanes.own().accepted[slot as usize].add(now);
         if is_needed {
@@ -95,7 +94,9 @@ impl Stats {
             }
         }
         // Last, since its line is seldom in a near cache: no atomic count behind it has to wait for that.
-        key.is_some_and(|key| self.resources.answered(key, slot))
+        if let Some(key) = key {
+            self.resources.answered(key, slot);
+        }
     }
 
     /// Whether the primary was the last to serve this resource.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::BoxError;
+use crate::escape::Escaped;
 use crate::oauth::Grant;
 
 mod memory;
@@ -168,7 +169,10 @@ impl fmt::Display for StoreError {
 
 impl fmt::Debug for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreError").field("message", &self.message).field("source", &self.source).finish()
+        f.debug_struct("StoreError")
+            .field("message", &self.message)
+            .field("source", &self.source.as_ref().map(Escaped))
+            .finish()
     }
 }
 

@@ -1,151 +1,98 @@
-//! One process of the application. It tells its parent what it does, a line for each thing.
+//! [`Replica`]: one process of the application, which makes calls for users, and lets them log in.
 
-use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use serde_json::Value;
-use tokio::io::AsyncReadExt;
-use tokio::task::JoinHandle;
-use tower::{ServiceBuilder, ServiceExt};
-use tower_credential_fallback::oauth::Grant;
-use tower_credential_fallback::store::{Lease, RedisStore, StoreFuture, Stored, TokenStore, Version};
-use tower_credential_fallback::{BoxError, CredentialError, Error, Outcome, Slot, coze, provider_fn};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tower_credential_fallback::Credential;
+use tower_credential_fallback::oauth::{OAuthClient, UserId, UserTokens};
 
-use crate::{HANG, Setup, support, user};
+use crate::identity::client;
+use crate::record::{Call, Ending, Span};
+use crate::store::Store;
+use crate::world::{Life, World, between};
+use crate::{LEASE, LOAD_TIMEOUT};
 
-/// Milliseconds, by the clock that all processes share.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+pub(crate) struct Replica {
+    number: usize,
+    pub(crate) life: Arc<Life>,
+    pub(crate) client: OAuthClient,
+    pub(crate) tokens: UserTokens,
+    /// Gone with it.
+    calls: JoinSet<()>,
 }
 
-/// One write, so that a line is whole even if the next thing is the end.
-fn tell(line: &str) {
-    let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
+pub(crate) fn user(n: usize) -> UserId {
+    UserId::new(format!("user-{n}"))
 }
 
-/// Makes calls for every user until its input ends.
-pub(crate) async fn run(setup: Setup) {
-    let tokens = setup.tokens(Arc::new(Telling(setup.store())));
-    let nobody = provider_fn(|_| async { Err(CredentialError::new("there is no fallback here")) });
-    let layer = coze::layer(&setup.region(), tokens.clone(), nobody).unwrap();
-    let client = ServiceBuilder::new().layer(layer).service(support::hyper_client(support::Protocol::Http1));
-    let calls: Vec<JoinHandle<()>> = setup
-        .bots
-        .iter()
-        .enumerate()
-        .map(|(n, bot)| {
-            let (client, url) = (client.clone(), format!("{}/v1/bots/{bot}", setup.coze));
-            tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(100..700))).await;
-                    let request =
-                        Request::get(&url).extension(user(n)).body(Full::<Bytes>::default()).unwrap();
-                    let from = now();
-                    let ended = match tokio::time::timeout(HANG, client.clone().oneshot(request)).await {
-                        Ok(answered) => ending(answered).await,
-                        Err(_) => "HANGS".to_owned(),
-                    };
-                    tell(&format!("call {n} {from} {} {ended}", now()));
-                }
-            })
+impl Replica {
+    pub(crate) fn start(world: &Arc<World>, number: usize, life: usize) -> Self {
+        let life = Arc::new(Life::new(life));
+        let client = client(world, &life);
+        let store = Store { world: Arc::clone(world), life: Arc::clone(&life) };
+        let tokens = UserTokens::builder(client.clone(), Arc::new(store), |user| {
+            format!("https://app.example.com/login?user={}", user.as_str())
         })
-        .collect();
-    let mut input = Vec::new();
-    let _ = tokio::io::stdin().read_to_end(&mut input).await;
-    for call in calls {
-        call.abort();
-        let _ = call.await;
+        .with_load_timeout(LOAD_TIMEOUT)
+        .with_lease(LEASE)
+        .build()
+        .unwrap();
+        Self { number, life, client, tokens, calls: JoinSet::new() }
     }
-    tokens.settle().await;
-    tell("settled");
+
+    /// From now on it does nothing to the world. What it has sent is on its way.
+    pub(crate) fn kill(&mut self) {
+        self.life.die();
+        self.calls.abort_all();
+    }
+
+    /// Its callers go away.
+    pub(crate) fn end_calls(&mut self) {
+        self.calls.abort_all();
+    }
+
+    /// Makes a call for a user. What is returned is closed once the call has ended, or the replica has died.
+    pub(crate) fn call(&mut self, world: &Arc<World>, n: usize) -> oneshot::Receiver<()> {
+        while self.calls.try_join_next().is_some() {}
+        let (over, is_over) = oneshot::channel();
+        let (world, tokens) = (Arc::clone(world), self.tokens.clone());
+        let (replica, life) = (self.number, self.life.number);
+        self.calls.spawn(async move {
+            let from = world.now();
+            let ending = ending(&world, &tokens, n).await;
+            let span = Span { from, to: world.now() };
+            let mut record = world.record();
+            record.note(&("call", life, n, span.from, span.to));
+            record.calls.push(Call { life, replica, user: n, span, ending });
+            drop(over);
+        });
+        is_over
+    }
 }
 
-/// What a call ended in, without what differs between users.
-async fn ending(
-    answered: Result<http::Response<impl http_body::Body<Error: Into<BoxError>>>, BoxError>,
-) -> String {
-    let response = match answered {
-        Ok(response) => response,
+async fn ending(world: &World, tokens: &UserTokens, n: usize) -> Ending {
+    match tokens.get(&user(n)).await {
+        Ok(credential) => {
+            sleep(between(1, 40)).await;
+            let served = world.identity.tokens().serve(&secret_of(&credential), n, world.now());
+            served.map_or_else(Ending::Rejected, |()| Ending::Answered)
+        }
+        Err(error) if error.authorize_url().is_some() => {
+            world.asked[n].notify_one();
+            Ending::ToldToAuthorize
+        }
         Err(error) => {
-            // The primary's reason; the fallback's is always the same.
-            let ours = error.downcast_ref::<Error>();
-            let cause = ours.and_then(|error| error.credential_error(Slot::Primary));
-            return cause.map_or_else(|| format!("ERROR {error}"), |cause| format!("no token: {cause}"));
+            // What follows differs from call to call.
+            let reason = error.to_string();
+            Ending::Failed(reason.split(": ").next().unwrap_or_default().to_owned())
         }
-    };
-    let is_refused = Outcome::of(&response).is_refused();
-    match response.into_body().collect().await {
-        Ok(body) => {
-            let answer: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
-            let verb = if is_refused { "refused" } else { "answered" };
-            format!("{verb}: code {}", answer["code"])
-        }
-        Err(error) => format!("ERROR {}", error.into()),
     }
 }
 
-/// Tells how far each refresh is, always before it goes on: what is told last has happened at the most.
-struct Telling(RedisStore);
-
-pub(crate) fn is_marked(grant: &Grant) -> bool {
-    serde_json::from_slice::<Value>(&grant.to_bytes()).unwrap().get("being_spent_by").is_some()
-}
-
-impl TokenStore for Telling {
-    fn load<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Stored>> {
-        self.0.load(key)
-    }
-
-    fn save<'a>(
-        &'a self,
-        key: &'a str,
-        grant: &'a Grant,
-        expected: Version,
-    ) -> StoreFuture<'a, Option<Version>> {
-        Box::pin(async move {
-            let is_mark = is_marked(grant);
-            tell(&format!("{} {key}", if is_mark { "mark" } else { "answer" }));
-            let saved = self.0.save(key, grant, expected).await;
-            if !is_mark && saved.is_ok() {
-                tell(&format!("safe {key}"));
-            }
-            saved
-        })
-    }
-
-    fn lease<'a>(&'a self, key: &'a str, time: Duration) -> StoreFuture<'a, Option<Lease>> {
-        Box::pin(async move {
-            tell(&format!("lease {key}"));
-            let lease = self.0.lease(key, time).await;
-            if let Ok(None) = lease {
-                tell(&format!("released {key}"));
-            }
-            lease
-        })
-    }
-
-    fn release<'a>(&'a self, key: &'a str, lease: Lease) -> StoreFuture<'a, ()> {
-        Box::pin(async move {
-            let released = self.0.release(key, lease).await;
-            if released.is_ok() {
-                tell(&format!("released {key}"));
-            }
-            released
-        })
-    }
-
-    fn delete<'a>(&'a self, key: &'a str, expected: Version) -> StoreFuture<'a, bool> {
-        Box::pin(async move {
-            let from = now();
-            let deleted = self.0.delete(key, expected).await;
-            if matches!(deleted, Ok(true)) {
-                tell(&format!("lost {key} {from}"));
-            }
-            deleted
-        })
-    }
+fn secret_of(credential: &Credential) -> String {
+    let mut headers = http::HeaderMap::new();
+    credential.apply(&mut headers);
+    headers["authorization"].to_str().unwrap().trim_start_matches("Bearer ").to_owned()
 }

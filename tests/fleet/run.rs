@@ -1,318 +1,152 @@
-//! [`Fleet`]: starts replicas, listens to them, and kills them.
+//! [`run`]: one run of one seed. Starts replicas, kills them, and lets users log in who are told to.
 
-use std::collections::HashSet;
-use std::process::{ExitCode, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tower_credential_fallback::coze::simulator::{AccountId, Settings, Simulator};
-use tower_credential_fallback::oauth::{OAuthClient, UserTokens};
-use tower_credential_fallback::store::{RedisStore, StoreError, TokenStore};
+use tokio::time::{sleep, timeout};
+use tower_credential_fallback::store::TokenStore;
 
-use crate::replica::{is_marked, now};
-use crate::servers::RedisServer;
-use crate::users::{consent, refresh_token_of};
-use crate::verdict::{Call, Cut, Loss, Seen, Server, Span};
-use crate::{LEASE, REDIS_RESTARTS, REPLICAS, Setup, TOKEN_LIFETIME, USERS, user};
+use crate::identity::CLIENT_ID;
+use crate::record::Record;
+use crate::replica::{Replica, user};
+use crate::store::marked_by;
+use crate::verdict::{Final, Verdict};
+use crate::world::{Step, World, between};
+use crate::{CHAOS, LEASE, QUIET, REPLICAS, USERS};
 
-/// What replicas tell, and what becomes of them.
-enum Event {
-    Line(usize, String),
-    /// Its output has ended.
-    Gone(usize),
+/// Whether replicas see each other's marks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Marks {
+    Kept,
+    Ignored,
 }
 
-/// How far a refresh is, at the most: what has been told is about to happen.
-#[derive(Clone, Copy, PartialEq)]
-enum Stage {
-    /// The mark is being saved, and the token sent.
-    Marked,
-    /// The next token is there, and being saved.
-    Answered,
-}
+/// Each user has so many calls under way at a time. No two of them are at one replica: who of several waiters goes on
+/// first is tokio's choice, and not the seed's.
+const TABS: usize = 2;
 
-/// One process.
-struct Replica {
-    process: Child,
-    input: Option<ChildStdin>,
-    /// Keys of users whose lease it holds, or asks for.
-    leased: HashSet<String>,
-    /// … whose refresh token is marked, or about to be.
-    marked: HashSet<String>,
-    /// … whose next token it has, and not yet stored.
-    answered: HashSet<String>,
-}
+/// How long a user looks at a page that does not load.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-fn spawn(number: usize, setup: &Setup, events: &mpsc::UnboundedSender<Event>) -> Replica {
-    let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["replica", &serde_json::to_string(setup).unwrap()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let events = events.clone();
-    tokio::spawn(async move {
-        while let Ok(Some(line)) = lines.next_line().await {
-            let _ = events.send(Event::Line(number, line));
-        }
-        let _ = events.send(Event::Gone(number));
-    });
-    let (leased, marked, answered) = Default::default();
-    Replica { input: process.stdin.take(), process, leased, marked, answered }
-}
+type Fleet = Arc<Mutex<Vec<Replica>>>;
 
-struct Fleet {
-    coze: Simulator,
-    redis: Arc<Mutex<RedisServer>>,
-    outages: Arc<Mutex<Vec<Span>>>,
-    setup: Setup,
-    client: OAuthClient,
-    store: RedisStore,
-    tokens: UserTokens,
-    accounts: Vec<AccountId>,
-    /// Those whose grant was given up.
-    signing_in: JoinSet<Loss>,
-    seen: Seen,
-}
-
-pub(crate) async fn run(time: Duration) -> ExitCode {
-    let coze = Simulator::start_with(Settings::default().with_token_lifetime(TOKEN_LIFETIME)).await.unwrap();
-    let redis = RedisServer::start();
-    let app = coze.create_web_app();
-    coze.register_redirect_uri(&app, crate::users::CALLBACK);
-    let accounts: Vec<AccountId> = (0..USERS).map(|_| coze.create_account()).collect();
-    let setup = Setup {
-        coze: coze.base_url().to_owned(),
-        client_id: app.client_id,
-        client_secret: app.client_secret.unwrap(),
-        redis: redis.url(),
-        bots: accounts.iter().map(|account| coze.create_bot(&coze.create_workspace(account))).collect(),
-    };
-    println!("{REPLICAS} replicas, {USERS} users, tokens of {TOKEN_LIFETIME:?}, {time:?}");
-    let mut this = Fleet {
-        tokens: setup.tokens(Arc::new(setup.store())),
-        client: setup.client(),
-        store: setup.store(),
-        redis: Arc::new(Mutex::new(redis)),
-        outages: Arc::default(),
-        signing_in: JoinSet::new(),
-        seen: Seen::default(),
-        setup,
-        coze,
-        accounts,
-    };
-    for n in 0..USERS {
-        this.sign_in(n).await;
-    }
-    this.live(time).await;
-    this.seen.losses.extend(std::mem::take(&mut this.signing_in).join_all().await);
-    this.seen.losses.sort_by_key(|loss| loss.absent.from);
-    this.seen.outages = std::mem::take(&mut this.outages.lock().unwrap());
-    let wrong = this.seen.judge(&Server {
-        refreshes: this.accounts.iter().map(|account| this.coze.refreshes(account)).sum(),
-        tokens_seen_again: this.coze.refresh_tokens_seen_again(),
-        is_spent: &|token| this.coze.is_spent(token),
-    });
-    wrong.iter().for_each(|what| println!("WRONG: {what}"));
-    if wrong.is_empty() {
-        println!("holds");
-        return ExitCode::SUCCESS;
-    }
-    ExitCode::FAILURE
-}
-
-/// The store's answer. If Redis is away, `None`, after a while: to be asked again.
-async fn or_wait<T>(answered: Result<T, StoreError>) -> Option<T> {
-    if let Err(error) = &answered {
-        assert!(error.is_unavailable(), "{error}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    answered.ok()
-}
-
-/// What a user does who is sent to authorise.
-async fn sign_in(client: OAuthClient, tokens: UserTokens, n: usize, account: AccountId) {
-    let (url, login) = client.authorize().unwrap();
-    let back = consent(&url, &account, true).await;
-    let grant = client.finish(login, &back.state, &back.code.unwrap()).await.unwrap();
-    while or_wait(tokens.sign_in(&user(n), &grant).await).await.is_none() {}
-}
-
-impl Fleet {
-    fn sign_in(&self, n: usize) -> impl Future<Output = ()> + use<> {
-        sign_in(self.client.clone(), self.tokens.clone(), n, self.accounts[n].clone())
-    }
-
-    async fn live(&mut self, time: Duration) {
-        let (events, mut heard) = mpsc::unbounded_channel();
-        let mut replicas: Vec<Replica> = (0..REPLICAS).map(|n| spawn(n, &self.setup, &events)).collect();
-        let started = Instant::now();
-        let mut restarts: Vec<Duration> = (1..=REDIS_RESTARTS as u32).map(|n| time * n / 3).collect();
-        let mut next_kill = Instant::now() + Duration::from_secs(2);
-        // A kill that waits for a refresh to come so far.
-        let mut awaited: Option<Stage> = None;
-        let mut next_word = Duration::from_secs(5);
-        while started.elapsed() < time {
-            let event = tokio::time::timeout(Duration::from_millis(20), heard.recv()).await;
-            let mut victim = None;
-            if let Ok(Some(Event::Line(number, line))) = event {
-                let stage = self.hear(&mut replicas, number, &line).await;
-                if stage.is_some() && stage == awaited && fastrand::u8(0..4) == 0 {
-                    if stage == Some(Stage::Marked) {
-                        tokio::time::sleep(Duration::from_micros(fastrand::u64(0..8_000))).await;
-                    }
-                    (victim, awaited) = (Some(number), None);
-                }
-            }
-            if Instant::now() > next_kill {
-                next_kill = Instant::now() + Duration::from_millis(fastrand::u64(100..500));
-                match fastrand::u8(0..4) {
-                    0 => awaited = Some(Stage::Marked),
-                    1 => awaited = Some(Stage::Answered),
-                    _ => victim = Some(fastrand::usize(0..REPLICAS)),
-                }
-            }
-            if let Some(number) = victim {
-                self.kill(&mut replicas, number, &mut heard).await;
-                replicas[number] = spawn(number, &self.setup, &events);
-            }
-            if restarts.first().is_some_and(|at| started.elapsed() > *at) {
-                restarts.remove(0);
-                self.restart_redis();
-            }
-            if started.elapsed() > next_word {
-                next_word += Duration::from_secs(5);
-                let (seen, lost) = (&self.seen, self.signing_in.len());
-                println!(
-                    "{:>3} s: {} of {} calls answered, {} replicas killed, {} of them in a refresh; {} users lost",
-                    started.elapsed().as_secs(),
-                    seen.answered(),
-                    seen.calls.len(),
-                    seen.kills,
-                    seen.kills_in_refresh,
-                    lost,
-                );
+pub(crate) fn run(seed: u64, marks: Marks) -> Verdict {
+    // This thread's: the crate's jitters are drawn from it too.
+    fastrand::seed(seed);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let world = World::new(marks);
+        let fleet: Fleet = Arc::new(Mutex::new(
+            (0..REPLICAS).map(|number| Replica::start(&world, number, number)).collect(),
+        ));
+        let mut users = JoinSet::new();
+        for n in 0..USERS {
+            // They have not logged in yet.
+            world.asked[n].notify_one();
+            users.spawn(log_in_when_asked(Arc::clone(&world), Arc::clone(&fleet), n));
+            for tab in 0..TABS {
+                users.spawn(call_on_and_on(Arc::clone(&world), Arc::clone(&fleet), n, tab));
             }
         }
-        // The end of a deployment: each finishes what it has begun.
-        replicas.iter_mut().for_each(|replica| drop(replica.input.take()));
-        let mut running = REPLICAS;
-        let mut settled = 0;
-        while running > 0 {
-            match heard.recv().await.unwrap() {
-                Event::Line(_, line) if line == "settled" => settled += 1,
-                Event::Line(number, line) => drop(self.hear(&mut replicas, number, &line).await),
-                Event::Gone(_) => running -= 1,
-            }
+        kill_until_it_is_quiet(&world, &fleet).await;
+        sleep(CHAOS + QUIET - world.now()).await;
+        users.shutdown().await;
+        settle(&fleet).await;
+        let last = look(&world).await;
+        let mut record = std::mem::replace(&mut *world.record(), Record::new());
+        record.close(world.now());
+        Verdict::of(seed, &world, &record, &last)
+    })
+}
+
+async fn kill_until_it_is_quiet(world: &Arc<World>, fleet: &Fleet) {
+    let mut lives = REPLICAS;
+    loop {
+        sleep(between(50, 300)).await;
+        let steps = [Step::Lease, Step::Mark, Step::Exchange, Step::Save, Step::Delete];
+        let step = fastrand::choice(&steps).copied().filter(|_| fastrand::u8(0..3) > 0);
+        let mut victim = None;
+        if let Some(step) = step {
+            world.lie_in_wait(step);
+            let _ = timeout(between(200, 600), world.ambushed.notified()).await;
+            victim = world.victim();
+            sleep(between(0, if step == Step::Exchange { 250 } else { 25 })).await;
         }
-        assert_eq!(settled, REPLICAS, "a replica ended by itself");
-    }
-
-    fn restart_redis(&self) {
-        let (redis, outages) = (Arc::clone(&self.redis), Arc::clone(&self.outages));
-        drop(tokio::task::spawn_blocking(move || {
-            let mut redis = redis.lock().unwrap();
-            let from = now();
-            redis.kill();
-            std::thread::sleep(Duration::from_millis(700));
-            redis.start_again();
-            outages.lock().unwrap().push(Span { from, to: now() });
-        }));
-    }
-
-    /// Says how far a refresh has come.
-    async fn hear(&mut self, replicas: &mut [Replica], number: usize, line: &str) -> Option<Stage> {
-        let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let replica = &mut replicas[number];
-        let key = || rest.to_owned();
-        match what {
-            "call" => {
-                let words: Vec<&str> = rest.splitn(4, ' ').collect();
-                let [user, from, to, ending] = words[..] else { panic!("a replica says {line}") };
-                let span = Span { from: from.parse().unwrap(), to: to.parse().unwrap() };
-                let (user, ending) = (user.parse().unwrap(), ending.to_owned());
-                self.seen.calls.push(Call { user, span, ending });
-            }
-            "lease" => drop(replica.leased.insert(key())),
-            "released" => drop(replica.leased.remove(rest)),
-            "mark" => {
-                replica.answered.remove(rest);
-                replica.marked.insert(key());
-                return Some(Stage::Marked);
-            }
-            "answer" => {
-                replica.answered.insert(key());
-                return Some(Stage::Answered);
-            }
-            "safe" => {
-                replica.marked.remove(rest);
-                replica.answered.remove(rest);
-            }
-            "lost" => {
-                let (key, from) = rest.split_once(' ').unwrap();
-                replica.marked.remove(key);
-                let (user, from) = (user_of(key), from.parse().unwrap());
-                let signing_in = self.sign_in(user);
-                self.signing_in.spawn(async move {
-                    signing_in.await;
-                    Loss { user, absent: Span { from, to: now() } }
-                });
-            }
-            _ => panic!("a replica says {line}"),
+        if world.is_quiet() {
+            return;
         }
-        None
+        let mut fleet = lock(fleet);
+        let ambushed = fleet.iter().position(|replica| Some(replica.life.number) == victim);
+        let number = ambushed.unwrap_or_else(|| fastrand::usize(0..REPLICAS));
+        world.record().killed(fleet[number].life.number, ambushed.and(step), world.now());
+        fleet[number].kill();
+        fleet[number] = Replica::start(world, number, lives);
+        lives += 1;
     }
+}
 
-    /// Kills a replica, and takes note of what it leaves behind.
-    async fn kill(
-        &mut self,
-        replicas: &mut [Replica],
-        number: usize,
-        heard: &mut mpsc::UnboundedReceiver<Event>,
-    ) {
-        replicas[number].process.kill().await.unwrap();
-        let at = now();
-        // What it has said before it died is still on its way.
+fn lock(fleet: &Fleet) -> std::sync::MutexGuard<'_, Vec<Replica>> {
+    fleet.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn call_on_and_on(world: Arc<World>, fleet: Fleet, n: usize, tab: usize) {
+    for number in (0..REPLICAS).filter(|number| number % TABS == tab).cycle() {
+        sleep(between(100, 1_500)).await;
+        let is_over = lock(&fleet)[number].call(&world, n);
+        let _ = is_over.await;
+    }
+}
+
+/// Each time that an application tells this user to.
+async fn log_in_when_asked(world: Arc<World>, fleet: Fleet, n: usize) {
+    loop {
+        world.asked[n].notified().await;
+        // Several replicas have asked, and the user has been at one.
+        if !world.record().is_absent(n) {
+            continue;
+        }
+        // A login is begun anew if it fails: its grant may be in use by then, and its refresh token spent.
         loop {
-            match heard.recv().await.unwrap() {
-                Event::Gone(gone) if gone == number => break,
-                Event::Gone(other) => panic!("replica {other} ended by itself"),
-                Event::Line(number, line) => drop(self.hear(replicas, number, &line).await),
-            }
-        }
-        let dead = &replicas[number];
-        self.seen.kills += 1;
-        self.seen.kills_in_refresh += u64::from(!dead.leased.is_empty());
-        for key in &dead.leased {
-            let span = Span { from: at, to: at + LEASE.as_millis() as u64 };
-            self.seen.held_by_the_dead.push((user_of(key), span));
-        }
-        for key in &dead.marked {
-            // What it sent last may be in Redis's inbox still. By the time of a second answer it has been read.
-            let mut stored = None;
-            for _ in 0..2 {
-                stored = loop {
-                    if let Some(stored) = or_wait(self.store.load(key).await).await {
-                        break stored;
-                    }
-                };
-            }
-            let marked = stored.filter(|stored| is_marked(&stored.grant));
-            if let Some(token) = marked.and_then(|stored| refresh_token_of(&stored.grant)) {
-                let has_answer = dead.answered.contains(key);
-                self.seen.cuts.push(Cut { user: user_of(key), at, token, has_answer });
+            sleep(between(100, 1_500)).await;
+            let (client, tokens) = {
+                let fleet = lock(&fleet);
+                let replica = &fleet[fastrand::usize(0..REPLICAS)];
+                (replica.client.clone(), replica.tokens.clone())
+            };
+            let log_in = async {
+                let (url, login) = client.authorize().unwrap();
+                let state = url.split_once("state=").unwrap().1.split('&').next().unwrap();
+                let grant = client.finish(login, state, &n.to_string()).await.ok()?;
+                tokens.sign_in(&user(n), &grant).await.ok()
+            };
+            if let Ok(Some(())) = timeout(PATIENCE, log_in).await {
+                world.record().welcomed.push(n);
+                break;
             }
         }
     }
 }
 
-/// Keys end in the user's name.
-fn user_of(key: &str) -> usize {
-    key.rsplit_once("user-").unwrap().1.parse().unwrap()
+/// The end of a deployment: each replica finishes what it has begun.
+async fn settle(fleet: &Fleet) {
+    lock(fleet).iter_mut().for_each(Replica::end_calls);
+    let tokens: Vec<_> = lock(fleet).iter().map(|replica| replica.tokens.clone()).collect();
+    for tokens in tokens {
+        timeout(LEASE, tokens.settle()).await.expect("all is well, and nothing takes long");
+    }
+}
+
+/// What the store holds in the end.
+async fn look(world: &World) -> Vec<Final> {
+    let mut last = Vec::new();
+    for n in 0..USERS {
+        let stored = world.memory.load(&format!("{CLIENT_ID}::user-{n}")).await.unwrap();
+        last.push(Final {
+            is_marked: stored.as_ref().is_some_and(|stored| marked_by(&stored.grant).is_some()),
+            token: stored.and_then(|stored| Some(stored.grant.refresh_token()?.secret().clone())),
+        });
+    }
+    last
 }

@@ -1,224 +1,286 @@
-//! What was seen, and whether it is what has to hold.
+//! [`Verdict`]: whether a run kept the [`Rule`]s, by the records of the identity server and the store.
+//!
+//! There are no rates in it, and no margins for a busy machine: time is virtual.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
 
-use crate::LEASE;
+use crate::record::{Call, Ending, Felt, Record, Span, Trouble};
+use crate::world::World;
+use crate::{CHAOS, LEASE, LOAD_TIMEOUT, QUIET, REPLICAS, USERS};
 
-/// How long after its cause something may still be felt: the machine is busy, and calls wait for each other.
-const MARGIN: u64 = 2_000;
-
-/// Of all calls, so many of a hundred may fail with no cause that was seen. Tokens live for one second at the least, since
-/// the server tells their end in whole seconds: of those that this machine hands on too late, a call is told. All other
-/// endings need a cause, each.
-const UNEXPLAINED_PERCENT: usize = 2;
-
-/// Of all calls while Redis was there, so many of a hundred have to be answered. Most of the others' users were being
-/// refreshed by a replica that was killed: they wait for the lease to end, or for the user. On a busy machine that takes
-/// its time.
-const ANSWERED_PERCENT: usize = 90;
-
-/// A time, in milliseconds.
-#[derive(Clone, Copy)]
-pub(crate) struct Span {
-    pub(crate) from: u64,
-    pub(crate) to: u64,
+/// What must hold, whatever is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// The identity server sees no refresh token twice.
+    TokenSentOnce,
+    /// A grant is given up only if it bears the mark of a replica that is dead. A user is told to authorize only while
+    /// there is no grant.
+    OnlyWhoWasCutOffIsAsked,
+    /// What a living replica was given for a refresh token is stored, unless a login came first.
+    AnswersAreSaved,
+    /// Each call is answered, or ends in an error that the world has a cause for. None waits for long.
+    EndingsHaveCauses,
+    /// The API sees each user's own tokens, and none that has ended.
+    TokensAreTheUsers,
+    /// After the last fault, everyone is served everywhere, and nothing is left behind.
+    EveryoneIsServedAgain,
+    /// Each kind of kill and fault has happened. Or the run proves nothing.
+    MuchHappened,
 }
 
-impl Span {
-    fn meets(self, other: Self) -> bool {
-        self.from <= other.to && other.from <= self.to
-    }
-
-    fn and(self, longer: u64) -> Self {
-        Self { from: self.from, to: self.to + longer }
-    }
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) rule: Rule,
+    what: String,
 }
 
-pub(crate) struct Call {
-    pub(crate) user: usize,
-    pub(crate) span: Span,
-    pub(crate) ending: String,
+/// What the store holds in the end for a user.
+pub(crate) struct Final {
+    pub(crate) is_marked: bool,
+    pub(crate) token: Option<String>,
 }
 
-/// A refresh that ended with its replica, and left its mark in the store.
-pub(crate) struct Cut {
-    pub(crate) user: usize,
-    pub(crate) at: u64,
-    /// The marked one.
-    pub(crate) token: String,
-    /// Whether the replica had the server's answer.
-    pub(crate) has_answer: bool,
+pub(crate) struct Verdict {
+    seed: u64,
+    pub(crate) broken: Vec<Broken>,
+    pub(crate) counts: Vec<(&'static str, usize)>,
+    /// How calls ended, and why.
+    endings: BTreeMap<(Ending, &'static str), usize>,
+    /// Of every event, in its order, at its time.
+    pub(crate) digest: u64,
 }
 
-/// A grant that was given up, from then to the user's new login.
-pub(crate) struct Loss {
-    pub(crate) user: usize,
-    pub(crate) absent: Span,
-}
+/// An undisturbed refresh holds its lease for less.
+const LONG: Duration = Duration::from_millis(700);
 
-#[derive(Default)]
-pub(crate) struct Seen {
-    pub(crate) calls: Vec<Call>,
-    pub(crate) kills: u64,
-    /// … of replicas that held a lease, or were asking for one.
-    pub(crate) kills_in_refresh: u64,
-    pub(crate) cuts: Vec<Cut>,
-    pub(crate) losses: Vec<Loss>,
-    /// When which user's lease was a dead replica's.
-    pub(crate) held_by_the_dead: Vec<(usize, Span)>,
-    pub(crate) outages: Vec<Span>,
-}
+/// A failure holds back the next attempt of its replica: half a second, doubled by each one after it.
+const BACKOFF: Duration = Duration::from_secs(20);
 
-/// What the identity server saw.
-pub(crate) struct Server<'a> {
-    pub(crate) refreshes: u64,
-    pub(crate) tokens_seen_again: u64,
-    pub(crate) is_spent: &'a dyn Fn(&str) -> bool,
-}
+/// One call waits for two tokens at the most, and for a store.
+const LONGEST_CALL: Duration = Duration::from_secs(2 * LOAD_TIMEOUT.as_secs() + 2);
 
-impl Seen {
-    pub(crate) fn answered(&self) -> usize {
-        self.calls.iter().filter(|call| call.is_answered()).count()
-    }
-
-    /// Prints it, and returns what is wrong.
-    pub(crate) fn judge(&self, server: &Server<'_>) -> Vec<String> {
-        self.print(server);
-        let mut wrong = Vec::new();
-
-        // By the server's own record of tokens, so it holds whatever replicas tell.
-        if server.tokens_seen_again > 0 {
-            wrong.push("a refresh token was sent twice".to_owned());
-        }
-
-        // Each grant that is given up needs a kill of its own, before it, that left this user's mark in the store. A kill
-        // between two refreshes, or after the save, is no cause, nor is one of another user's refresh.
-        for (n, loss) in self.losses.iter().enumerate() {
-            let cuts =
-                self.cuts.iter().filter(|cut| cut.user == loss.user && cut.at <= loss.absent.from).count();
-            let losses = self.losses[..=n].iter().filter(|other| other.user == loss.user).count();
-            if losses > cuts {
-                wrong.push(format!("user {} was given up {losses} times, after {cuts} cuts", loss.user));
-            }
-        }
-
-        // Each call has its own cause. The grant of whoever is told to authorise has been given up (see above) and not been
-        // replaced; the store is out of reach while it is.
-        for call in &self.calls {
-            let is_known =
-                call.is_answered() || call.is_token_ended() || call.ending.starts_with("no token: ");
-            let needs_cause = call.is_told_to_authorise() || call.is_store_out_of_reach();
-            if !is_known || needs_cause && self.cause(call).is_none() {
-                wrong.push(format!("user {}: a call without cause ended in: {}", call.user, call.ending));
-            }
-        }
-        let unexplained = self.calls.iter().filter(|call| self.cause(call).is_none()).count();
-        if unexplained * 100 > self.calls.len() * UNEXPLAINED_PERCENT {
-            wrong.push(format!("{unexplained} of {} calls failed without cause", self.calls.len()));
-        }
-
-        // Errors with a cause are no excuse for many of them.
-        let outages: Vec<Span> = self.outages.iter().map(|outage| outage.and(MARGIN)).collect();
-        let is_outside = |call: &&Call| !outages.iter().any(|outage| outage.meets(call.span));
-        let outside: Vec<&Call> = self.calls.iter().filter(is_outside).collect();
-        let answered = outside.iter().filter(|call| call.is_answered()).count();
-        println!(
-            "{answered} of {} calls were answered while Redis was there; {unexplained} failed with no cause\n",
-            outside.len()
+impl Verdict {
+    pub(crate) fn of(seed: u64, world: &World, record: &Record, last: &[Final]) -> Self {
+        let (mut verdict, causes) = (
+            Self {
+                seed,
+                broken: Vec::new(),
+                counts: Vec::new(),
+                endings: BTreeMap::new(),
+                digest: record.digest(),
+            },
+            Causes::of(record),
         );
-        if outside.is_empty() || answered * 100 < outside.len() * ANSWERED_PERCENT {
-            wrong.push("too few calls were answered while Redis was there".to_owned());
-        }
-
-        // Or the run has proved nothing.
-        if self.cuts.is_empty() || self.losses.is_empty() || self.outages.len() != crate::REDIS_RESTARTS {
-            wrong.push("no kill cut a refresh off, or Redis did not restart: run it for longer".to_owned());
-        }
-        wrong
+        verdict.judge_tokens(world, record);
+        verdict.judge_deletions(record);
+        verdict.judge_calls(record, &causes);
+        verdict.judge_end(world, record, last);
+        verdict.count(world, record);
+        verdict
     }
 
-    /// Why a call ended as it did.
-    fn cause(&self, call: &Call) -> Option<&'static str> {
-        let meets = |span: &Span| span.meets(call.span);
-        let is_redis_away = |longer: u64| self.outages.iter().any(|outage| meets(&outage.and(longer)));
-        let was_held = || {
-            self.held_by_the_dead.iter().any(|(user, span)| *user == call.user && meets(&span.and(MARGIN)))
+    fn breaks(&mut self, rule: Rule, what: String) {
+        self.broken.push(Broken { rule, what });
+    }
+
+    fn judge_tokens(&mut self, world: &World, record: &Record) {
+        for (name, token) in &world.identity.tokens().refresh {
+            if token.seen > 1 {
+                self.breaks(Rule::TokenSentOnce, format!("{name} was seen {} times", token.seen));
+            }
+            let Some(life) = token.given_to.filter(|_| !record.stored.contains(name)) else { continue };
+            let is_alive = !record.deaths.contains_key(&life);
+            let around = Span { from: token.given_at.saturating_sub(LEASE), to: token.given_at + LEASE };
+            let is_login_of_user = |(user, at): &(usize, Duration)| {
+                *user == token.user && around.meets(Span { from: *at, to: *at })
+            };
+            let is_overtaken = record.logins.iter().any(is_login_of_user);
+            if is_alive && !is_overtaken {
+                self.breaks(Rule::AnswersAreSaved, format!("{name} was never stored, and {life} lives"));
+            }
+        }
+    }
+
+    fn judge_deletions(&mut self, record: &Record) {
+        for deletion in &record.deletions {
+            let owner = deletion.marked_by.as_ref().and_then(|owner| record.lease_of.get(owner));
+            let death = owner.and_then(|life| record.deaths.get(life));
+            if death.is_none_or(|death| *death > deletion.at) {
+                let what = format!("user {} was given up at {:?}", deletion.user, deletion.at);
+                self.breaks(Rule::OnlyWhoWasCutOffIsAsked, what);
+            }
+        }
+        for user in 0..USERS {
+            let logins = record.welcomed.iter().filter(|welcomed| **welcomed == user).count();
+            let losses = record.deletions.iter().filter(|deletion| deletion.user == user).count();
+            if logins > 1 + losses {
+                let what = format!("user {user} was given up {losses} times, and logged in {logins} times");
+                self.breaks(Rule::OnlyWhoWasCutOffIsAsked, what);
+            }
+        }
+    }
+
+    fn judge_calls(&mut self, record: &Record, causes: &Causes) {
+        for call in &record.calls {
+            let cause = causes.of_call(call);
+            let what =
+                || format!("user {} at life {}, {:?}: {:?}", call.user, call.life, call.span, call.ending);
+            match &call.ending {
+                Ending::Answered => {}
+                Ending::Rejected(_) => self.breaks(Rule::TokensAreTheUsers, what()),
+                Ending::ToldToAuthorize if cause.is_none() => {
+                    self.breaks(Rule::OnlyWhoWasCutOffIsAsked, what());
+                }
+                Ending::Failed(_) if cause.is_none() => self.breaks(Rule::EndingsHaveCauses, what()),
+                _ => {}
+            }
+            if call.span.length() > LONGEST_CALL {
+                self.breaks(Rule::EndingsHaveCauses, what());
+            }
+            let cause = cause.unwrap_or("nothing that was seen");
+            *self.endings.entry((call.ending.clone(), cause)).or_default() += 1;
+        }
+    }
+
+    fn judge_end(&mut self, world: &World, record: &Record, last: &[Final]) {
+        let mut served = BTreeSet::new();
+        for call in record.calls.iter().filter(|call| call.span.from >= CHAOS + QUIET * 2 / 3) {
+            served.insert((call.replica, call.user));
+            if call.ending != Ending::Answered {
+                let what = format!("user {} at {:?}: {:?}", call.user, call.span, call.ending);
+                self.breaks(Rule::EveryoneIsServedAgain, what);
+            }
+        }
+        if served.len() != REPLICAS * USERS {
+            let what = format!("{} of {} pairs of replica and user", served.len(), REPLICAS * USERS);
+            self.breaks(Rule::EveryoneIsServedAgain, what);
+        }
+        let tokens = world.identity.tokens();
+        for (user, last) in last.iter().enumerate() {
+            let token = last.token.as_ref().and_then(|token| tokens.refresh.get(token));
+            if last.is_marked || token.is_none_or(|token| token.seen > 0 || token.user != user) {
+                self.breaks(Rule::EveryoneIsServedAgain, format!("user {user}'s grant is of no use"));
+            }
+        }
+    }
+
+    fn count(&mut self, world: &World, record: &Record) {
+        let tokens = world.identity.tokens();
+        let is_spent = |token: &&str| tokens.refresh[*token].next.is_some();
+        let cut: Vec<&str> = record.deletions.iter().map(|deletion| deletion.token.as_str()).collect();
+        let spent: Vec<&str> = cut.iter().copied().filter(is_spent).collect();
+        let has_arrived = |token: &&&str| {
+            let next = tokens.refresh[**token].next.as_ref().expect("it is spent");
+            tokens.refresh[next].has_arrived
         };
-        let was_lost =
-            || self.losses.iter().any(|loss| loss.user == call.user && meets(&loss.absent.and(MARGIN)));
-        if call.is_answered() {
-            Some("")
-        } else if call.is_told_to_authorise() {
-            was_lost().then_some("the grant was lost with a replica")
-        } else if call.is_store_out_of_reach() {
-            is_redis_away(MARGIN).then_some("Redis was away")
-        } else if was_held() {
-            Some("a killed replica held the lease")
-        } else {
-            // A refresh that could not be finished keeps its lease.
-            is_redis_away(LEASE.as_millis() as u64 + MARGIN).then_some("Redis was away")
-        }
-    }
-
-    fn print(&self, server: &Server<'_>) {
-        let spent = |cut: &&Cut| (server.is_spent)(&cut.token);
-        let unspent = self.cuts.iter().filter(|cut| !spent(cut)).count();
-        let answered = self.cuts.iter().filter(spent).filter(|cut| cut.has_answer).count();
-        let away: u64 = self.outages.iter().map(|outage| outage.to - outage.from).sum();
-        let rows = [
-            ("replicas killed", self.kills),
-            ("… while they held a lease, or asked for one", self.kills_in_refresh),
-            ("Redis killed", self.outages.len() as u64),
-            ("… and away, in milliseconds", away),
-            ("refreshes", server.refreshes),
-            ("refreshes that a kill cut off, with the mark in the store", self.cuts.len() as u64),
-            ("… before the server took the token, which nobody can tell", unspent as u64),
+        let arrived = spent.iter().filter(has_arrived).count();
+        let answered = record.calls.iter().filter(|call| call.ending == Ending::Answered).count();
+        let last =
+            record.calls.iter().filter(|call| call.ending != Ending::Answered).map(|call| call.span.to).max();
+        let restless = last.unwrap_or_default().saturating_sub(CHAOS);
+        self.counts.extend(record.kills_at.iter().map(|(what, count)| (*what, *count)));
+        self.counts.extend([
+            ("… of all, while they held a lease", record.kills_in_refresh),
+            ("outages of the store", world.outages.len()),
+            ("store operations that failed, for all that the replica knew", record.operations_failed),
+            ("… that were applied, and their answers lost", record.answers_lost),
+            ("connections that the identity server rejected", record.connections_rejected),
+            ("refreshes", tokens.exchanges),
+            ("grants given up, since a dead replica had marked them", cut.len()),
+            ("… before the server took the token, which nobody can tell", cut.len() - spent.len()),
+            ("… after it did, before the replica had its answer", spent.len() - arrived),
+            ("… after the answer, before it was saved", arrived),
+            ("logins after the first", record.welcomed.len() - USERS),
             (
-                "… after it did, before the replica had its answer",
-                (self.cuts.len() - unspent - answered) as u64,
+                "refresh tokens that the server saw twice",
+                tokens.refresh.values().filter(|t| t.seen > 1).count(),
             ),
-            ("… after the answer, before it was saved", answered as u64),
-            ("users sent to authorise again", self.losses.len() as u64),
-            ("refresh tokens that the server saw twice", server.tokens_seen_again),
-        ];
-        let mut table = table(["what", "count"]);
-        for (what, count) in rows {
-            table.add_row([what.to_owned(), count.to_string()]);
+            (
+                "milliseconds from the last fault to the last call that was not answered",
+                restless.as_millis() as usize,
+            ),
+            ("calls", record.calls.len()),
+            ("… answered", answered),
+        ]);
+        if let Some((what, _)) =
+            self.counts.iter().take(record.kills_at.len() + 10).find(|(_, count)| *count == 0)
+        {
+            self.broken.push(Broken { rule: Rule::MuchHappened, what: format!("no {what}") });
         }
-        println!("\n{table}\n");
-
-        let mut endings: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for call in &self.calls {
-            *endings.entry((&call.ending, self.cause(call).unwrap_or("none that was seen"))).or_default() +=
-                1;
-        }
-        let mut table = self::table(["a call ended in", "because", "calls"]);
-        for ((ending, cause), count) in endings {
-            table.add_row([ending.to_owned(), cause.to_owned(), count.to_string()]);
-        }
-        println!("{table}\n");
     }
 }
 
-impl Call {
-    /// Bots are their owners': another's token would be refused.
-    fn is_answered(&self) -> bool {
-        self.ending == "answered: code 0"
+/// What users' calls may fail for.
+struct Causes(Vec<Vec<Felt>>);
+
+impl Causes {
+    fn of(record: &Record) -> Self {
+        let mut causes = vec![Vec::new(); USERS];
+        for (user, felt) in &record.troubles {
+            causes[*user].push(*felt);
+        }
+        for holding in record.holdings.iter().filter(|holding| holding.span.length() > LONG) {
+            causes[holding.user].push(Felt { trouble: Trouble::Held, life: None, span: holding.span });
+        }
+        Self(causes)
     }
 
-    /// On its way to the server.
-    fn is_token_ended(&self) -> bool {
-        self.ending == "refused: code 700012006"
+    fn of_call(&self, call: &Call) -> Option<&'static str> {
+        let during = call.span;
+        let lately = Span { from: during.from.saturating_sub(BACKOFF), to: during.to };
+        let find = |span: Span, fits: &dyn Fn(Trouble) -> bool| {
+            self.0[call.user].iter().rev().find(|felt| {
+                let is_here = felt.life.is_none_or(|life| life == call.life);
+                is_here && felt.span.meets(span) && fits(felt.trouble)
+            })
+        };
+        let cause = match &call.ending {
+            Ending::Answered | Ending::Rejected(_) => return Some(""),
+            Ending::ToldToAuthorize => find(during, &|trouble| trouble == Trouble::Absent),
+            Ending::Failed(reason) if reason == "the token store cannot be reached" => {
+                find(lately, &|trouble| trouble == Trouble::StoreFailed)
+            }
+            Ending::Failed(reason) if reason == "the token endpoint could not be reached" => {
+                find(lately, &|trouble| trouble == Trouble::Unconnected)
+            }
+            Ending::Failed(_) => find(during, &|_| true).or_else(|| find(lately, &|_| true)),
+        };
+        Some(match cause?.trouble {
+            Trouble::Absent => "the user had no grant",
+            Trouble::StoreFailed => "the store did not answer",
+            Trouble::StoreSlow => "the store was slow",
+            Trouble::Unconnected => "the identity server rejected a connection",
+            Trouble::Held => "the lease was held for long",
+        })
     }
+}
 
-    fn is_told_to_authorise(&self) -> bool {
-        self.ending == "no token: the user has to authorise again"
-    }
-
-    fn is_store_out_of_reach(&self) -> bool {
-        self.ending == "no token: the token store cannot be reached"
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut counts = table(["what", "count"]);
+        for (what, count) in &self.counts {
+            counts.add_row([(*what).to_owned(), count.to_string()]);
+        }
+        let mut endings = table(["a call ended in", "because", "calls"]);
+        for ((ending, cause), count) in &self.endings {
+            let ending = match ending {
+                Ending::Answered => "an answer",
+                Ending::ToldToAuthorize => "a login page",
+                Ending::Failed(reason) => reason,
+                Ending::Rejected(reason) => reason,
+            };
+            endings.add_row([ending.to_owned(), (*cause).to_owned(), count.to_string()]);
+        }
+        writeln!(f, "seed {}, digest {:016x}: {REPLICAS} replicas, {USERS} users", self.seed, self.digest)?;
+        writeln!(f, "\n{counts}\n\n{endings}\n")?;
+        for Broken { rule, what } in self.broken.iter().take(20) {
+            writeln!(f, "BROKEN {rule:?}: {what}")?;
+        }
+        Ok(())
     }
 }
 

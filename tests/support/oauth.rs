@@ -12,7 +12,9 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower_credential_fallback::coze::simulator::{AccountId, Simulator};
 use tower_credential_fallback::coze::{self, Region};
-use tower_credential_fallback::oauth::{Grant, OAuthClient, OAuthConfig, UserId, UserTokens};
+use tower_credential_fallback::oauth::{
+    Grant, OAuthClient, OAuthConfig, UserId, UserTokens, UserTokensBuilder,
+};
 use tower_credential_fallback::store::TokenStore;
 use tower_credential_fallback::{BoxError, Clock, Credential};
 
@@ -88,8 +90,12 @@ pub async fn log_in(client: &OAuthClient, account: &AccountId) -> Grant {
 }
 
 pub fn users(client: &OAuthClient, store: &Arc<impl TokenStore>) -> UserTokens {
+    users_with(client, store).build().unwrap()
+}
+
+pub fn users_with(client: &OAuthClient, store: &Arc<impl TokenStore>) -> UserTokensBuilder {
     let store: Arc<dyn TokenStore> = Arc::clone(store) as _;
-    UserTokens::new(client.clone(), store, |user: &UserId| format!("{LOGIN}{}", user.as_str()))
+    UserTokens::builder(client.clone(), store, |user: &UserId| format!("{LOGIN}{}", user.as_str()))
 }
 
 /// The token that a credential sends.

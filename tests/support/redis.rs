@@ -87,10 +87,7 @@ impl RedisServer {
     }
 
     fn signal(&self, name: &str) {
-        let process = self.process.as_ref().unwrap().id();
-        // The shell's own `kill`: the program may be missing.
-        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap();
-        assert!(sent.success());
+        send_signal(self.process.as_ref().unwrap().id(), name);
     }
 
     /// Whether it is up, and listens.
@@ -133,6 +130,13 @@ impl Drop for RedisServer {
         self.kill();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Sends a signal to a process.
+pub fn send_signal(process: u32, name: &str) {
+    // The shell's own `kill`: the program may be missing.
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap();
+    assert!(sent.success());
 }
 
 fn free_port() -> u16 {

@@ -41,7 +41,7 @@ pub(super) fn integer(number: &[u8]) -> Option<i64> {
     if is_negative { 0_i64.checked_sub_unsigned(magnitude) } else { magnitude.try_into().ok() }
 }
 
-/// What follows `e`. Beyond the range of an `i64` it is the nearest bound, which does not fit any integer either.
+/// Reads the digits behind `e`. An exponent beyond the range of an `i64` becomes its bound, which fits no integer either.
 fn exponent(text: &[u8]) -> Option<i64> {
     let (is_negative, rest) = match text {
         [b'-', rest @ ..] => (true, rest),

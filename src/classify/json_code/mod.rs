@@ -1,5 +1,7 @@
 //! [`JsonCodeClassifier`]: a code in a JSON body tells a rejection.
 
+use std::fmt;
+
 use http::{StatusCode, response};
 
 use super::{BodyPrefix, Classify, Decision, Rejection, RejectionKind, StatusClassifier};
@@ -7,11 +9,14 @@ use super::{BodyPrefix, Classify, Decision, Rejection, RejectionKind, StatusClas
 mod content_type;
 mod integer;
 mod reader;
+mod string;
+mod success;
 #[cfg(test)]
 mod tests;
 
 use content_type::is_json;
 use reader::{Found, find_code};
+use success::SuccessScan;
 
 /// Reads the code in bodies such as `{"code": 4101, "msg": "…"}`, whatever their status.
 ///
@@ -30,8 +35,8 @@ use reader::{Found, find_code};
 ///   readable code counts.
 /// - It is an integer in any of JSON's spellings (`4101`, `4101.0`, `4.101e3`), or a string that holds one (`"4101"`). It
 ///   must fit an `i64`. `4101.5`, `null`, objects, arrays and booleans are not codes.
-/// - It counts as soon as its value has ended: a string ends with its quote, a number before a comma, a brace or
-///   whitespace. What follows is not read. So it does not matter where the body is split or cut after that.
+/// - It counts as soon as its value has ended: a string ends with its quote, a number before a comma, a closing brace or
+///   whitespace. The bytes behind it are not read, so the verdict does not depend on where the body is split.
 /// - A number at the very end of a cut body may be half of one. It is not read.
 /// - The keys, colons and commas of the top-level object are checked. A violation before the code means that there is no
 ///   code. Other values are skipped, not validated.
@@ -49,20 +54,23 @@ use reader::{Found, find_code};
 ///     .reject(403, RejectionKind::Forbidden);
 /// # let _ = classifier;
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct JsonCodeClassifier {
     field: String,
     /// No code is in both lists.
     rejected: Vec<(i64, RejectionKind)>,
     accepted: Vec<i64>,
     statuses: StatusClassifier,
+    scan: Option<SuccessScan>,
 }
 
 impl JsonCodeClassifier {
     /// Reads the code from this top-level field. 0 means success. No code is a rejection yet; 401 and 403 are.
     pub fn new(field: impl Into<String>) -> Self {
+        let field = field.into();
         Self {
-            field: field.into(),
+            scan: SuccessScan::new(&field),
+            field,
             rejected: Vec::new(),
             accepted: vec![0],
             statuses: StatusClassifier::new(),
@@ -109,6 +117,17 @@ impl JsonCodeClassifier {
     }
 }
 
+impl fmt::Debug for JsonCodeClassifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonCodeClassifier")
+            .field("field", &self.field)
+            .field("rejected", &self.rejected)
+            .field("accepted", &self.accepted)
+            .field("statuses", &self.statuses)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Classify for JsonCodeClassifier {
     fn head(&self, head: &response::Parts) -> Decision {
         if says_nothing_of_the_credential(head.status) {
@@ -121,6 +140,13 @@ impl Classify for JsonCodeClassifier {
     }
 
     fn body(&self, head: &response::Parts, prefix: BodyPrefix<'_>) -> Decision {
+        if prefix.is_last()
+            && let Some(scan) = &self.scan
+            && scan.is_faster(prefix.bytes())
+            && scan.has_none_but(&self.accepted, prefix.bytes())
+        {
+            return self.statuses.decide(head);
+        }
         match find_code(prefix.bytes(), &self.field) {
             Found::Code(code) => self.judge(code, head),
             Found::Unfinished if !prefix.is_last() => Decision::Inspect,

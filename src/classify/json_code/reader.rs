@@ -1,14 +1,18 @@
 //! Reads one top-level field from the front of a JSON document.
 //!
-//! The reader goes from byte to byte and never back. It says [`Found::Unfinished`] if it needs a byte that is not there.
-//! So every other verdict holds for each longer document too, wherever the bytes are split. It needs no stack: depth is a
-//! number, since the kinds of brackets within a skipped value are not compared.
-
-use memchr::memchr2;
+//! The reader decides from the front, and says [`Found::Unfinished`] if it needs a byte that is not there. So any other
+//! result holds for every longer document too: it does not matter where the bytes are split.
+//!
+//! Nested values are skipped by counting brackets outside of strings. The kinds of brackets are not compared, so depth is a
+//! number and deep nesting needs no stack.
+//!
+//! No parser crate is used: `serde_json` neither resumes nor tells a cut number from a whole one, and reads every byte of
+//! what is skipped.
 
 use super::integer::integer;
+use super::string::end_of_string;
 
-/// What the front of a document says about the code.
+/// The code, as far as the front of a document tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// The field holds this code, and its value has ended.
@@ -21,7 +25,7 @@ pub(super) enum Found {
 
 /// Finds the first integer in a top-level field of this name.
 pub(super) fn find_code(document: &[u8], field: &str) -> Found {
-    match (Reader { rest: document }).code(field) {
+    match (Reader { text: document, at: 0 }).code(field) {
         Ok(code) => Found::Code(code),
         Err(Stop::NoCode) => Found::NoCode,
         Err(Stop::Unfinished) => Found::Unfinished,
@@ -35,13 +39,14 @@ enum Stop {
 }
 
 struct Reader<'a> {
-    rest: &'a [u8],
+    text: &'a [u8],
+    /// The index of the next byte to read.
+    at: usize,
 }
 
-/// A string's content, as it is written.
+/// A string's content as it is written, escapes included.
 struct Text<'a> {
     raw: &'a [u8],
-    has_escapes: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -49,18 +54,18 @@ impl<'a> Reader<'a> {
         self.skip_byte_order_mark()?;
         self.expect(b'{')?;
         loop {
-            // Also after a comma, where `}` is malformed. It means the same: no code.
-            self.expect(b'"')?;
+            // `}` in place of a name means that there is no code, whether a comma stands before it or not.
+            if self.peek()? != b'"' {
+                return Err(Stop::NoCode);
+            }
             let is_field = self.string()?.is(field);
             self.expect(b':')?;
             let code = match self.peek()? {
                 b'"' => {
-                    self.skip_byte();
                     let text = self.string()?;
                     if is_field { text.integer() } else { None }
                 }
                 b'{' | b'[' => {
-                    self.skip_byte();
                     self.skip_nested()?;
                     None
                 }
@@ -79,9 +84,9 @@ impl<'a> Reader<'a> {
     /// Skips U+FEFF in UTF-8, which RFC 8259, 8.1 lets a reader ignore.
     fn skip_byte_order_mark(&mut self) -> Result<(), Stop> {
         const MARK: &[u8] = "\u{feff}".as_bytes();
-        if let Some(behind) = self.rest.strip_prefix(MARK) {
-            self.rest = behind;
-        } else if MARK.starts_with(self.rest) {
+        if self.text.starts_with(MARK) {
+            self.at = MARK.len();
+        } else if MARK.starts_with(self.text) {
             return Err(Stop::Unfinished);
         }
         Ok(())
@@ -91,18 +96,17 @@ impl<'a> Reader<'a> {
     #[inline]
     fn peek(&mut self) -> Result<u8, Stop> {
         loop {
-            let first = *self.rest.first().ok_or(Stop::Unfinished)?;
-            if !is_space(first) {
-                return Ok(first);
+            let byte = self.here()?;
+            if !is_space(byte) {
+                return Ok(byte);
             }
-            self.skip_byte();
+            self.at += 1;
         }
     }
 
-    /// Skips a byte that was seen.
     #[inline]
-    fn skip_byte(&mut self) {
-        self.rest = &self.rest[1..];
+    fn here(&self) -> Result<u8, Stop> {
+        self.text.get(self.at).copied().ok_or(Stop::Unfinished)
     }
 
     /// Takes this token. Any other, the object's end too, leaves no code.
@@ -111,74 +115,77 @@ impl<'a> Reader<'a> {
         if self.peek()? != token {
             return Err(Stop::NoCode);
         }
-        self.skip_byte();
+        self.at += 1;
         Ok(())
     }
 
-    /// Takes the rest of a string whose opening quote was taken.
+    /// Takes a string whose opening quote is here.
     #[inline]
     fn string(&mut self) -> Result<Text<'a>, Stop> {
-        let (text, mut at, mut has_escapes) = (self.rest, 0, false);
-        loop {
-            at += memchr2(b'"', b'\\', &text[at..]).ok_or(Stop::Unfinished)?;
-            if text[at] == b'"' {
-                self.rest = &text[at + 1..];
-                return Ok(Text { raw: &text[..at], has_escapes });
-            }
-            // Whatever is escaped ends no string.
-            has_escapes = true;
-            at += 2;
-            if at > text.len() {
-                return Err(Stop::Unfinished);
-            }
-        }
+        let start = self.at + 1;
+        let end = end_of_string(self.text, start).ok_or(Stop::Unfinished)?;
+        self.at = end + 1;
+        Ok(Text { raw: &self.text[start..end] })
     }
 
-    /// Takes the rest of an object or array whose opening bracket was taken.
+    /// Takes an object or array whose opening bracket is here.
+    #[inline]
     fn skip_nested(&mut self) -> Result<(), Stop> {
-        let mut depth = 1_usize;
-        while depth > 0 {
-            let at = self.rest.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'));
-            let at = at.ok_or(Stop::Unfinished)?;
-            let found = self.rest[at];
-            self.rest = &self.rest[at + 1..];
-            match found {
-                b'"' => drop(self.string()?),
+        let (mut at, mut depth) = (self.at, 0_usize);
+        while let Some(byte) = self.text.get(at) {
+            match byte {
+                b'"' => at = end_of_string(self.text, at + 1).ok_or(Stop::Unfinished)?,
                 b'{' | b'[' => depth += 1,
-                _ => depth -= 1,
+                b'}' | b']' => {
+                    depth -= 1;
+                    if depth == 0 {
+                        self.at = at + 1;
+                        return Ok(());
+                    }
+                }
+                _ => {}
             }
+            at += 1;
         }
-        Ok(())
+        Err(Stop::Unfinished)
     }
 
     /// Takes a number or a literal. It has ended only if the byte behind it is there.
     #[inline]
     fn scalar(&mut self) -> Result<&'a [u8], Stop> {
-        let end = self.rest.iter().position(|byte| !is_of_a_scalar(*byte)).ok_or(Stop::Unfinished)?;
-        let (scalar, behind) = self.rest.split_at(end);
-        let is_ended = matches!(behind[0], b',' | b'}') || is_space(behind[0]);
-        if scalar.is_empty() || !is_ended {
+        let start = self.at;
+        while is_of_a_scalar(self.here()?) {
+            self.at += 1;
+        }
+        let behind = self.here()?;
+        let is_ended = matches!(behind, b',' | b'}') || is_space(behind);
+        if self.at == start || !is_ended {
             return Err(Stop::NoCode);
         }
-        self.rest = behind;
-        Ok(scalar)
+        Ok(&self.text[start..self.at])
     }
 }
 
 impl Text<'_> {
+    #[inline]
     fn is(&self, name: &str) -> bool {
-        if !self.has_escapes {
-            return self.raw == name.as_bytes();
+        if self.raw.len() <= name.len() {
+            // An escape takes more bytes than what it stands for.
+            return self.raw == name.as_bytes() && !self.has_escapes();
         }
-        // An escape takes at most six bytes for one (`\u0063`): what is longer need not be decoded.
-        self.raw.len() <= name.len().saturating_mul(6) && self.decoded().is_some_and(|text| text == name)
+        // It takes at most six for one (`\u0063`), so a longer text need not be decoded.
+        self.raw.len() <= name.len().saturating_mul(6)
+            && self.has_escapes()
+            && self.decoded().is_some_and(|text| text == name)
     }
 
+    #[inline]
     fn integer(&self) -> Option<i64> {
-        if !self.has_escapes {
-            return integer(self.raw);
-        }
-        integer(self.decoded()?.as_bytes())
+        if self.has_escapes() { integer(self.decoded()?.as_bytes()) } else { integer(self.raw) }
+    }
+
+    fn has_escapes(&self) -> bool {
+        self.raw.contains(&b'\\')
     }
 
     #[cold]

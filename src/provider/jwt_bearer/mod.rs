@@ -8,12 +8,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::request;
 
 use super::token_cache::TokenCache;
-use super::token_endpoint::shown;
 use super::{AuthProvider, CredentialFuture, HttpClient};
 use crate::classify::Rejection;
 use crate::credential::Credential;
@@ -22,11 +20,12 @@ use crate::observe::Observe;
 use crate::preference::Slot;
 
 mod assertion;
+mod builder;
 mod exchange;
 mod grant;
 mod key;
 
-use exchange::Exchange;
+pub use builder::JwtBearerBuilder;
 pub use grant::JwtGrant;
 pub use key::JwtKey;
 
@@ -78,7 +77,8 @@ pub struct JwtBearer {
 }
 
 impl JwtBearer {
-    /// A provider that exchanges assertions as `grant` says, through `http`. Sends nothing yet.
+    /// A provider that exchanges assertions as `grant` says, through `http`, with every setting at its default. Sends
+    /// nothing yet.
     ///
     /// `http` is cloned for each exchange, and polled ready before it is called.
     ///
@@ -87,30 +87,12 @@ impl JwtBearer {
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig), naming the part of the grant that is not
     /// usable: `token_url`, `issuer`, `audience`, `assertion_lifetime`, `claim` or `parameter`.
     pub fn new(http: impl HttpClient, grant: JwtGrant) -> Result<Self, Error> {
-        let checked = grant.check()?;
-        let shown = (checked.issuer().to_owned(), checked.key_id().to_owned(), shown(&checked.token_url));
-        let clock = checked.clock();
-        let cache = TokenCache::new(Exchange::new(http, checked)).with_clock(clock);
-        let (issuer, key_id, token_url) = shown;
-        Ok(Self { issuer, key_id, token_url, cache })
+        Self::builder(http, grant).build()
     }
 
-    /// See [`TokenCache::with_load_timeout`]. It limits a whole exchange. Default: 10 s.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `load_timeout`, if it is zero or
-    /// over an hour.
-    pub fn with_load_timeout(mut self, limit: Duration) -> Result<Self, Error> {
-        self.cache = self.cache.with_load_timeout(limit)?;
-        Ok(self)
-    }
-
-    /// See [`TokenCache::with_remint_interval`]. Default: 30 s.
-    #[must_use]
-    pub fn with_remint_interval(mut self, interval: Duration) -> Self {
-        self.cache = self.cache.with_remint_interval(interval);
-        self
+    /// Settings of a provider, to be changed and then [built](JwtBearerBuilder::build).
+    pub fn builder<H: HttpClient>(http: H, grant: JwtGrant) -> JwtBearerBuilder<H> {
+        JwtBearerBuilder::new(http, grant)
     }
 
     /// The cache that holds the token: to get one outside of a layer, or to see the last error.

@@ -71,7 +71,7 @@ impl Flight {
             return;
         }
         let is_renewal = self.is_renewal;
-        cache.tell(&match &landing {
+        cache.observers.tell(&match &landing {
             Ok(()) => TokenEvent::Minted { is_renewal, took },
             Err(error) => TokenEvent::MintFailed { is_renewal, error, took },
         });

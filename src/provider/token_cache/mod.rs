@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use http::request;
 
-use super::{AuthProvider, Clock, CredentialError, CredentialFuture, SystemClock};
+use super::observers::Observers;
+use super::{AuthProvider, Clock, CredentialError, CredentialFuture};
 use crate::classify::{Rejection, RejectionKind};
 use crate::credential::Credential;
 use crate::error::Error;
@@ -30,6 +31,7 @@ use crate::observe::Observe;
 use crate::preference::Slot;
 
 mod backoff;
+mod builder;
 mod flight;
 mod live;
 mod shared;
@@ -37,6 +39,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use builder::TokenCacheBuilder;
 use shared::Shared;
 use source::DynSource;
 pub use source::TokenSource;
@@ -55,9 +58,9 @@ pub(crate) fn check_load_timeout(limit: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-/// How often a refused token may cost a mint. A resource that is closed to this account answers 401 on
+/// How often a rejected token may cost a mint. A resource that is closed to this account answers 401 on
 /// every call; without a bound, so many calls would be so many mints.
-const DEFAULT_REMINT_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_REMINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Keeps one token for all calls, and mints the next one before it ends.
 ///
@@ -83,7 +86,7 @@ const DEFAULT_REMINT_INTERVAL: Duration = Duration::from_secs(30);
 /// [`rejected`](AuthProvider::rejected) drops the token only if it is the one in use *and* the refusal is
 /// [`RejectionKind::Unauthenticated`]: "may not do this" and "does not exist for you" say nothing about the
 /// token, and a late 401 for its predecessor says nothing either. At most one token per
-/// [`with_remint_interval`](Self::with_remint_interval) is dropped like this; within the interval, a refused
+/// [`with_remint_interval`](TokenCacheBuilder::with_remint_interval) is dropped like this; within the interval, a refused
 /// token is kept and sent on.
 ///
 /// # Runtime
@@ -125,44 +128,14 @@ struct Settings {
 }
 
 impl TokenCache {
-    /// An empty cache before `source`. Nothing is minted before the first call.
+    /// An empty cache before `source`, with every setting at its default. Nothing is minted before the first call.
     pub fn new(source: impl TokenSource) -> Self {
-        Self::with_settings(Settings {
-            source: Arc::new(source),
-            clock: Arc::new(SystemClock),
-            load_timeout: DEFAULT_LOAD_TIMEOUT,
-            remint_interval: DEFAULT_REMINT_INTERVAL,
-        })
+        Self::builder(source).build_unchecked()
     }
 
-    /// The wall clock that tells when a token has ended. Default: [`SystemClock`].
-    ///
-    /// The cache returned is empty and no longer shares with clones made earlier.
-    #[must_use]
-    pub fn with_clock(self, clock: impl Clock + 'static) -> Self {
-        Self::with_settings(Settings { clock: Arc::new(clock), ..self.shared.settings().clone() })
-    }
-
-    /// How long one mint may take before it is given up as failed. Default: 10 s.
-    ///
-    /// The cache returned is empty and no longer shares with clones made earlier.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for `load_timeout`, if it is zero or
-    /// over an hour.
-    pub fn with_load_timeout(self, limit: Duration) -> Result<Self, Error> {
-        check_load_timeout(limit)?;
-        Ok(Self::with_settings(Settings { load_timeout: limit, ..self.shared.settings().clone() }))
-    }
-
-    /// The shortest time between two tokens dropped because they were refused. Default: 30 s. Zero drops
-    /// every refused token.
-    ///
-    /// The cache returned is empty and no longer shares with clones made earlier.
-    #[must_use]
-    pub fn with_remint_interval(self, interval: Duration) -> Self {
-        Self::with_settings(Settings { remint_interval: interval, ..self.shared.settings().clone() })
+    /// Settings of a cache before `source`, to be changed and then [built](TokenCacheBuilder::build).
+    pub fn builder(source: impl TokenSource) -> TokenCacheBuilder {
+        TokenCacheBuilder::new(source)
     }
 
     /// The token, minted now if there is none: for use outside of a layer, or to fail early at start.
@@ -191,8 +164,8 @@ impl TokenCache {
         self.shared.last_error()
     }
 
-    fn with_settings(settings: Settings) -> Self {
-        Self { shared: Arc::new(Shared::new(settings)) }
+    fn with_settings(settings: Settings, observers: Arc<Observers>) -> Self {
+        Self { shared: Arc::new(Shared::new(settings, observers)) }
     }
 }
 
@@ -208,7 +181,7 @@ impl AuthProvider for TokenCache {
     }
 
     fn observed_by(&self, slot: Slot, observer: &Arc<dyn Observe>) {
-        self.shared.add_observer(slot, observer);
+        self.shared.observers.add(slot, observer);
     }
 }
 

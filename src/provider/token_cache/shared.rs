@@ -23,9 +23,9 @@ use super::backoff::Backoff;
 use super::flight::{Flight, Landing};
 use super::live::Live;
 use crate::credential::Credential;
-use crate::observe::{Observe, TokenEvent};
-use crate::preference::Slot;
+use crate::observe::TokenEvent;
 use crate::provider::CredentialError;
+use crate::provider::observers::Observers;
 
 /// How long after its own time limit a flight is held to stand still. The flight's timer and the waiters'
 /// fire together; this lets the flight report first.
@@ -45,8 +45,7 @@ pub(super) struct Shared {
     /// failed lately. It spares readers the lock, and is only a hint: `gate` decides.
     quiet_until: AtomicU64,
     epoch: Instant,
-    /// Who hears of the tokens, and for which slot.
-    observers: Mutex<Vec<(Slot, Arc<dyn Observe>)>>,
+    pub(super) observers: Arc<Observers>,
 }
 
 #[derive(Default)]
@@ -85,7 +84,7 @@ enum Entry {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, observers: Arc<Observers>) -> Self {
         Self {
             settings,
             live: ArcSwapOption::empty(),
@@ -93,18 +92,8 @@ impl Shared {
             mints: AtomicU64::new(0),
             quiet_until: AtomicU64::new(0),
             epoch: Instant::now(),
-            observers: Mutex::default(),
+            observers,
         }
-    }
-
-    pub(super) fn add_observer(&self, slot: Slot, observer: &Arc<dyn Observe>) {
-        self.observers.lock().unwrap_or_else(PoisonError::into_inner).push((slot, Arc::clone(observer)));
-    }
-
-    /// Not to be called under the gate's lock: observers are code of the user.
-    pub(super) fn tell(&self, event: &TokenEvent<'_>) {
-        let observers = self.observers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        observers.iter().for_each(|(slot, observer)| observer.token(*slot, event));
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -168,7 +157,7 @@ impl Shared {
             gate.last_eviction = Some(now);
             self.live.store(None);
             drop(gate);
-            self.tell(&TokenEvent::Dropped);
+            self.observers.tell(&TokenEvent::Dropped);
         }
     }
 
@@ -277,7 +266,7 @@ impl Shared {
         drop(gate);
         stuck.abort();
         let took = self.settings.load_timeout + STUCK_GRACE;
-        self.tell(&TokenEvent::MintFailed { is_renewal: false, error, took });
+        self.observers.tell(&TokenEvent::MintFailed { is_renewal: false, error, took });
     }
 
     /// Ends a flight from inside; says whether it was still waited for. `None`: it was dropped before it had an

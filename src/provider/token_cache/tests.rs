@@ -71,9 +71,13 @@ async fn settle() {
 
 /// A cache of tokens that live for `lifetime`, minted in no time.
 fn cache_of(wall: &Wall, lifetime: Duration) -> TokenCache {
+    builder_of(wall, lifetime).build().unwrap()
+}
+
+fn builder_of(wall: &Wall, lifetime: Duration) -> TokenCacheBuilder {
     let clock = wall.clone();
     let number = Arc::new(AtomicU64::new(0));
-    TokenCache::new(move || {
+    TokenCache::builder(move || {
         let minted = token(number.fetch_add(1, Ordering::SeqCst)).with_expiry(clock.now() + lifetime);
         async move { Ok(minted) }
     })
@@ -84,12 +88,14 @@ fn cache_of(wall: &Wall, lifetime: Duration) -> TokenCache {
 fn switched(wall: &Wall, lifetime: Duration) -> (TokenCache, Arc<Mutex<Result<(), CredentialError>>>) {
     let switch = Arc::new(Mutex::new(Ok(())));
     let (clock, source) = (wall.clone(), Arc::clone(&switch));
-    let cache = TokenCache::new(move || {
+    let cache = TokenCache::builder(move || {
         let result = source.lock().unwrap().clone();
         let minted = result.map(|()| token(0).with_expiry(clock.now() + lifetime));
         async move { minted }
     })
-    .with_clock(wall.clone());
+    .with_clock(wall.clone())
+    .build()
+    .unwrap();
     (cache, switch)
 }
 
@@ -214,7 +220,10 @@ async fn a_panicking_clock_fails_that_call_and_the_next_works() {
             SystemTime::now()
         }
     }
-    let cache = TokenCache::new(|| async { Ok(token(1)) }).with_clock(Broken(AtomicUsize::new(0)));
+    let cache = TokenCache::builder(|| async { Ok(token(1)) })
+        .with_clock(Broken(AtomicUsize::new(0)))
+        .build()
+        .unwrap();
     let error = cache.get().await.unwrap_err();
     assert_eq!(error.to_string(), "the token source (or the clock) panicked");
     advance(2 * SECOND).await;
@@ -223,7 +232,7 @@ async fn a_panicking_clock_fails_that_call_and_the_next_works() {
 
 #[tokio::test(start_paused = true)]
 async fn a_mint_that_hangs_is_given_up_after_the_load_timeout() {
-    let cache = TokenCache::new(pending).with_load_timeout(3 * SECOND).unwrap();
+    let cache = TokenCache::builder(pending).with_load_timeout(3 * SECOND).build().unwrap();
     let start = Instant::now();
     let error = cache.get().await.unwrap_err();
     assert_eq!(start.elapsed(), 3 * SECOND);
@@ -236,7 +245,7 @@ async fn a_mint_that_hangs_is_given_up_after_the_load_timeout() {
 #[test]
 fn a_load_timeout_of_zero_or_hours_is_refused() {
     for bad in [Duration::ZERO, Duration::MAX] {
-        let error = TokenCache::new(pending).with_load_timeout(bad).unwrap_err();
+        let error = TokenCache::builder(pending).with_load_timeout(bad).build().unwrap_err();
         assert_eq!(error.field(), Some("load_timeout"));
     }
 }
@@ -386,7 +395,7 @@ async fn a_token_is_renewed_in_the_background_and_nobody_waits() {
 async fn a_thousand_reads_in_the_refresh_window_start_one_renewal() {
     let wall = Wall::new();
     let (clock, calls) = (wall.clone(), AtomicUsize::new(0));
-    let cache = TokenCache::new(move || {
+    let cache = TokenCache::builder(move || {
         let slow = calls.fetch_add(1, Ordering::SeqCst) > 0;
         let clock = clock.clone();
         async move {
@@ -396,7 +405,9 @@ async fn a_thousand_reads_in_the_refresh_window_start_one_renewal() {
             Ok(token(1).with_expiry(clock.now() + MINUTE))
         }
     })
-    .with_clock(wall.clone());
+    .with_clock(wall.clone())
+    .build()
+    .unwrap();
     let first = cache.get().await.unwrap();
     advance(50 * SECOND).await;
     for _ in 0..1_000 {
@@ -478,11 +489,13 @@ async fn retry_after_is_honoured() {
 async fn a_token_that_arrives_expired_is_a_clear_error_and_no_loop() {
     let wall = Wall::new();
     let clock = wall.clone();
-    let cache = TokenCache::new(move || {
+    let cache = TokenCache::builder(move || {
         let minted = token(1).with_expiry(clock.now() - MINUTE);
         async move { Ok(minted) }
     })
-    .with_clock(wall.clone());
+    .with_clock(wall.clone())
+    .build()
+    .unwrap();
     for _ in 0..600 {
         let error = cache.get().await.unwrap_err().to_string();
         assert!(error.contains("expired") && error.contains("clock"), "{error}");
@@ -604,7 +617,7 @@ async fn a_refused_token_is_minted_anew_at_most_once_per_interval() {
 #[tokio::test(start_paused = true)]
 async fn the_remint_interval_can_be_set() {
     let wall = Wall::new();
-    let cache = cache_of(&wall, 60 * MINUTE).with_remint_interval(Duration::ZERO);
+    let cache = builder_of(&wall, 60 * MINUTE).with_remint_interval(Duration::ZERO).build().unwrap();
     for _ in 0..5 {
         let token = cache.get().await.unwrap();
         cache.rejected(&token, &unauthenticated());
@@ -627,7 +640,7 @@ async fn forbidden_and_not_found_keep_the_token() {
 #[tokio::test(start_paused = true)]
 async fn a_token_without_an_expiry_is_kept_until_it_is_refused() {
     let wall = Wall::new();
-    let cache = TokenCache::new(|| async { Ok(token(1)) }).with_clock(wall.clone());
+    let cache = TokenCache::builder(|| async { Ok(token(1)) }).with_clock(wall.clone()).build().unwrap();
     let first = cache.get().await.unwrap();
     sleep(365 * 24 * 60 * MINUTE).await;
     assert_eq!(at_hand(&cache).unwrap().generation(), first.generation());
@@ -643,7 +656,7 @@ async fn there_are_never_two_mints_at_a_time() {
     let flying = Arc::new(AtomicUsize::new(0));
     let calls = Arc::new(AtomicUsize::new(0));
     let (count, number) = (Arc::clone(&flying), Arc::clone(&calls));
-    let cache = TokenCache::new(move || {
+    let cache = TokenCache::builder(move || {
         let (count, number) = (Arc::clone(&count), Arc::clone(&number));
         async move {
             assert_eq!(count.fetch_add(1, Ordering::SeqCst), 0);
@@ -653,7 +666,9 @@ async fn there_are_never_two_mints_at_a_time() {
             Ok(token(1).with_expiry(SystemTime::now() + MINUTE))
         }
     })
-    .with_remint_interval(Duration::ZERO);
+    .with_remint_interval(Duration::ZERO)
+    .build()
+    .unwrap();
     let tasks: Vec<_> = (0..16)
         .map(|_| {
             let cache = cache.clone();
@@ -709,11 +724,13 @@ async fn the_users_code_is_never_called_under_the_lock() {
     }
     let nosy = Nosy::default();
     let source = nosy.clone();
-    let cache = TokenCache::new(move || {
+    let cache = TokenCache::builder(move || {
         source.look();
         async { Ok(token(1).with_expiry(SystemTime::now() + MINUTE)) }
     })
-    .with_clock(nosy.clone());
+    .with_clock(nosy.clone())
+    .build()
+    .unwrap();
     *nosy.0.lock().unwrap() = Some(cache.clone());
     let given = cache.get().await.unwrap();
     cache.rejected(&given, &unauthenticated());

@@ -1,6 +1,7 @@
 //! Text from outside: what of it may be used, and what of it may be shown.
 
 use crate::error::Error;
+use crate::escape::is_invisible;
 
 /// The longest message shown, in characters.
 const MAX_SHOWN: usize = 200;
@@ -55,12 +56,6 @@ pub(crate) fn error_code(code: &str) -> Option<&str> {
     (!code.is_empty() && (is_short || is_words)).then_some(code)
 }
 
-/// Control characters, and those that change the direction or join words unseen.
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +79,7 @@ mod tests {
     #[test]
     fn a_message_is_one_short_line() {
         assert_eq!(sanitize("kid\r\n\tnot \u{1b}[31mregistered"), "kid not [31mregistered");
+        assert_eq!(sanitize("kid\u{85}not\u{2028}regis\u{61c}tered\u{202e}"), "kid not registered");
         assert_eq!(sanitize(""), "");
         let shown = sanitize(&"word ".repeat(10_000));
         assert!(shown.chars().count() <= MAX_SHOWN + 1 && shown.ends_with('…'), "{shown}");

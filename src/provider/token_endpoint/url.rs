@@ -3,7 +3,7 @@
 use http::Uri;
 
 use crate::error::Error;
-use crate::origin::is_plaintext_to_another_host;
+use crate::origin::{Origin, is_plaintext_to_another_host};
 
 /// The URL without its query, where some servers want a key.
 pub(crate) fn shown(url: &Uri) -> String {
@@ -24,13 +24,11 @@ pub(crate) fn check_url(field: &'static str, url: &str, plaintext_allowed: bool)
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return refused(absolute);
     };
-    if authority.host().is_empty() {
-        return refused(absolute);
-    }
     if authority.as_str().contains('@') {
         return refused("expected a URL without a user name or a password");
     }
-    if !matches!(scheme, "https" | "http") {
+    // Without an origin, the host or the port is not valid: a client would take the default port in its place.
+    if !matches!(scheme, "https" | "http") || Origin::of(&uri).is_none() {
         return refused(absolute);
     }
     if is_plaintext_to_another_host(&uri) && !plaintext_allowed {

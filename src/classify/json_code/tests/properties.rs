@@ -1,4 +1,4 @@
-//! What holds for every document and every split.
+//! Properties of every document at every split.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,30 +1,27 @@
-//! [`Call`]: what is known of one call, and what follows from each answer.
+//! [`Call`]: what is known of one call. `plan.rs` says which slot comes first, `judge.rs` what follows from an answer, and
+//! `learn.rs` what the call teaches.
 
 use std::borrow::Cow;
 use std::future::Future;
-use std::time::Duration;
 
-use http::{Method, Request, Uri, request, response};
+use http::{Method, Request, Uri, request};
 use http_body::Body;
-use tokio::time::Instant;
 
 use crate::answer::Answer;
 use crate::attempt::Snapshot;
-use crate::body::{CannotRewind, ReplayBody, Rewind};
-use crate::classify::{Rejection, RejectionKind};
+use crate::body::{ReplayBody, Rewind};
 use crate::credential::Credential;
 use crate::error::{BoxError, Error};
 use crate::layer::Shared;
 use crate::ledger::Ledger;
-use crate::origin::led_to_another_origin;
-use crate::outcome::{NoReplay, Verdict};
+use crate::outcome::NoReplay;
 use crate::policy::Policy;
-use crate::preference::{CredentialChoice, HINT_FOR, Known, Left, Order, Slot};
+use crate::preference::{Known, Left, Slot};
 use crate::provider::{AuthProvider, CredentialError, CredentialFuture};
-use crate::report::Subject;
 
-/// So often the time is noted at which the fallback has served a resource.
-const NOTED_FOR: Duration = Duration::from_secs(60);
+mod judge;
+mod learn;
+mod plan;
 
 /// What is known of the call, whatever state it is in.
 #[derive(Default)]
@@ -45,8 +42,8 @@ struct Facts {
     known: Option<Known>,
     /// Whether the caller has chosen the first slot.
     is_pinned: bool,
-    /// Whether the first slot was a hint of an earlier call's.
-    is_hinted: bool,
+    /// The slot that an earlier call with the same request has left as a hint: the other one was rejected then.
+    hint: Option<Slot>,
     /// Whether the first attempt was rejected and the second is under way, or being prepared.
     is_replaying: bool,
     /// The resource, as the memory knows it.
@@ -86,7 +83,7 @@ impl Default for Facts {
             next: Slot::Fallback,
             known: None,
             is_pinned: false,
-            is_hinted: false,
+            hint: None,
             is_replaying: false,
             key: None,
             request_key: 0,
@@ -110,15 +107,6 @@ pub(crate) enum Start<B> {
     Wait(Slot, CredentialFuture, ReplayBody<B>),
     /// Its end.
     Fail(Error),
-}
-
-/// What follows from a judgement.
-enum Step {
-    /// The answer goes to the caller.
-    Final,
-    /// So does the refusal: it is not replayed.
-    Refuse(NoReplay),
-    Replay,
 }
 
 impl Call {
@@ -211,60 +199,6 @@ impl Call {
         Start::Send(body, rewind)
     }
 
-    /// Says which slot comes first, and notes whether the other may follow.
-    ///
-    /// `content` is the request's body, if that is in memory.
-    #[inline]
-    fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
-        let live = &*policy.live;
-        self.facts.key = policy.key(head, content.unwrap_or_default());
-        self.facts.known = self.facts.key.and_then(|key| live.memory.recall(key));
-        self.facts.as_of = self.facts.known.map_or(0, |known| known.version);
-        if let Some((rule, memory)) = &policy.left_behind {
-            let name = rule.find(head, content.unwrap_or_default());
-            self.facts.left = name.map(|name| Box::new(Left::new(memory, head, name)));
-        }
-        let choice = head.extensions.get();
-        self.facts.is_pinned = choice.is_some();
-        let (slot, is_only) = match choice {
-            Some(CredentialChoice::First(slot)) => (*slot, false),
-            Some(CredentialChoice::Only(slot)) => (*slot, true),
-            None => match live.order() {
-                Order::Adaptive => (self.adaptive_slot(policy, head), false),
-                Order::PrimaryFirst => (Slot::Primary, false),
-                Order::FallbackFirst => (Slot::Fallback, false),
-                Order::PrimaryOnly => (Slot::Primary, true),
-                Order::FallbackOnly => (Slot::Fallback, true),
-            },
-        };
-        self.facts.final_because = is_only.then_some(NoReplay::OnlyOne);
-        self.facts.ledger.plan(Subject::of(self.facts.key), slot);
-        slot
-    }
-
-    /// The slot that this very request has a hint for, or that is known to serve the resource, or that serves most.
-    #[inline]
-    fn adaptive_slot(&mut self, policy: &Policy, head: &request::Parts) -> Slot {
-        let live = &*policy.live;
-        if !live.hints.is_empty() {
-            let key = policy.request_key(&head.method, &head.uri, &head.extensions, self.facts.key);
-            if let Some(slot) = live.hints.take(key) {
-                (self.facts.is_hinted, self.facts.request_key) = (true, key);
-                return slot;
-            }
-        }
-        if let Some(slot) = self.facts.known.and_then(|known| known.slot) {
-            return slot;
-        }
-        match live.memory.usual_slot() {
-            // One that was seen begins where it was served.
-            Slot::Fallback if self.facts.key.is_some_and(|key| live.stats.is_of_primary(key)) => {
-                Slot::Primary
-            }
-            usual => usual,
-        }
-    }
-
     /// The first provider failed: says whose turn it is, unless both have failed or there is only one.
     pub(crate) fn turn_to_other(
         &mut self,
@@ -324,190 +258,6 @@ impl Call {
         begun
     }
 
-    /// Takes note of the verdict on an answer, and says whether the call ends with it. If not, the second attempt
-    /// follows.
-    #[inline]
-    pub(crate) fn conclude<P, E, B, RB>(
-        &mut self,
-        shared: &Shared<P, E>,
-        answer: &mut Answer<RB>,
-        verdict: Verdict,
-        rewind: &mut Option<Rewind<B>>,
-    ) -> bool
-    where
-        P: AuthProvider + 'static,
-        E: AuthProvider + 'static,
-        RB: Body,
-    {
-        match self.judge(shared, &answer.head, verdict, rewind) {
-            Step::Final => self.finish(&shared.policy, answer, rewind),
-            Step::Refuse(reason) => self.refuse(&shared.policy, answer, reason, rewind),
-            Step::Replay => return false,
-        }
-        true
-    }
-
-    #[inline]
-    fn judge<P, E, B>(
-        &mut self,
-        shared: &Shared<P, E>,
-        head: &response::Parts,
-        verdict: Verdict,
-        rewind: &Option<Rewind<B>>,
-    ) -> Step
-    where
-        P: AuthProvider + 'static,
-        E: AuthProvider + 'static,
-    {
-        let policy = &shared.policy;
-        let slot = self.facts.sent.unwrap_or(Slot::Primary);
-        self.facts.ledger.answered(&policy.live.stats, slot, head.status, verdict);
-        match verdict {
-            Verdict::Accepted => self.note_acceptance(policy, slot),
-            Verdict::Inconclusive => {}
-            Verdict::Rejected(rejection) => {
-                return self.judge_rejection(shared, head, slot, rejection, rewind);
-            }
-        }
-        Step::Final
-    }
-
-    #[cold]
-    fn judge_rejection<P, E, B>(
-        &mut self,
-        shared: &Shared<P, E>,
-        head: &response::Parts,
-        slot: Slot,
-        rejection: Rejection,
-        rewind: &Option<Rewind<B>>,
-    ) -> Step
-    where
-        P: AuthProvider + 'static,
-        E: AuthProvider + 'static,
-    {
-        let policy = &shared.policy;
-        let is_strangers = led_to_another_origin(|| self.uri(), &head.extensions);
-        if is_strangers {
-            // Whoever refused there never was to see our credential: it says nothing about it.
-            self.facts.final_because = Some(NoReplay::Redirected);
-        } else if let Some((_, credential)) = self.sent(shared) {
-            shared.provider(slot).rejected(credential, &rejection);
-        }
-        if self.facts.ledger.outcome().attempts().count() == 2 {
-            if !is_strangers {
-                self.note_two_rejections(policy, slot);
-            }
-            return Step::Final;
-        }
-        if let Some(reason) = self.facts.final_because.take() {
-            return Step::Refuse(reason);
-        }
-        self.facts.request_key = policy.request_key(
-            self.snapshot.method(),
-            &self.snapshot.uri(),
-            self.snapshot.extensions(),
-            self.facts.key,
-        );
-        // Held from here on: it must not pass the limit while the second attempt is prepared.
-        match rewind.as_ref().map_or(Ok(()), Rewind::hold) {
-            Ok(()) => {
-                // A token that is not valid says nothing of what the request refers to.
-                let is_telling = rejection.kind() != RejectionKind::Unauthenticated;
-                let serves = self.facts.known.and_then(|known| known.slot).filter(|_| is_telling);
-                self.facts.next = match (&mut self.facts.left, &policy.left_behind) {
-                    (Some(left), Some((_, memory))) => left.go_on(memory, slot, serves),
-                    _ => slot.other(),
-                };
-                self.facts.is_replaying = true;
-                Step::Replay
-            }
-            Err(reason) => {
-                // We cannot send it again, but the caller may. A source that has failed says nothing of the next.
-                if reason == CannotRewind::TooLarge {
-                    policy.live.hints.insert(self.facts.request_key, slot.other(), HINT_FOR);
-                }
-                Step::Refuse(reason.into())
-            }
-        }
-    }
-
-    #[inline]
-    fn note_acceptance(&self, policy: &Policy, slot: Slot) {
-        let now = Instant::now();
-        let facts = &self.facts;
-        // Most are plain ones: what served before has served at once.
-        let is_as_before = match facts.known {
-            None => slot == Slot::Primary || facts.key.is_none(),
-            Some(Known { fallback_at: Some(at), .. }) => slot == Slot::Fallback && now - at < NOTED_FOR,
-            Some(Known { fallback_at: None, .. }) => slot == Slot::Primary,
-        };
-        let is_plain = is_as_before && facts.ledger.is_at_once() && !facts.is_hinted && facts.left.is_none();
-        let is_needed = !is_plain && self.learn_from_acceptance(policy, slot);
-        let is_first_of_primary = policy.live.stats.accepted(slot, facts.key, is_needed, now);
-        if is_first_of_primary && facts.ledger.is_at_once() && !facts.is_pinned {
-            policy.live.memory.find(Slot::Primary);
-        }
-    }
-
-    /// Says whether the other slot was of no use.
-    #[cold]
-    fn learn_from_acceptance(&self, policy: &Policy, slot: Slot) -> bool {
-        let outcome = self.facts.ledger.outcome();
-        let first = outcome.attempts().next();
-        let rejected = first.filter(|first| first.rejection().is_some()).map(|first| first.slot);
-        let memory = &policy.live.memory;
-        if let Some(key) = self.facts.key {
-            // The other slot was rejected for it: now, or in the call before that left a hint.
-            if rejected == Some(slot.other()) || (rejected.is_none() && self.facts.is_hinted) {
-                memory.learn(key, slot, self.facts.as_of);
-            } else {
-                memory.note_served(key, slot, self.facts.is_pinned);
-            }
-        } else if self.facts.is_hinted && rejected.is_none() {
-            // No resource can be remembered, but the hint was right.
-            policy.live.hints.insert(self.facts.request_key, slot, HINT_FOR);
-        }
-        if let (Some(left), Some((_, memory))) = (&self.facts.left, &policy.left_behind) {
-            let is_telling = !self.facts.ledger.was_a_token_invalid();
-            left.accepted(memory, slot, rejected.filter(|_| is_telling));
-        }
-        rejected == Some(slot.other())
-            || outcome.unavailable().is_some_and(|(unavailable, _)| unavailable != slot)
-    }
-
-    /// That teaches nothing; the same request with the same credentials is held back for a while.
-    fn note_two_rejections(&self, policy: &Policy, slot: Slot) {
-        if !self.facts.ledger.was_a_token_invalid()
-            && let (Some(left), Some((_, memory))) = (&self.facts.left, &policy.left_behind)
-        {
-            let first = self.facts.ledger.outcome().attempts().next().map_or(slot, |first| first.slot);
-            if let Some(other) = left.rejected(memory, first, slot) {
-                policy.live.hints.insert(self.facts.request_key, other, HINT_FOR);
-            }
-        }
-        if let Some(key) = self.facts.cooldown_key {
-            policy.live.cooldowns.insert(key, (), policy.cooldown);
-        }
-    }
-
-    /// The call is dropped: settles it, if it has not ended.
-    #[inline]
-    pub(crate) fn settle(&mut self, policy: &Policy) {
-        if !self.facts.ledger.has_ended() {
-            self.abandon(policy);
-        }
-    }
-
-    #[cold]
-    fn abandon(&mut self, policy: &Policy) {
-        let first = self.facts.ledger.outcome().attempts().next().map(|first| first.slot);
-        // A caller that has not waited for the second attempt may come back: it begins where this one ended.
-        if self.facts.is_replaying && first.is_some_and(|first| first != self.facts.next) {
-            policy.live.hints.insert(self.facts.request_key, self.facts.next, HINT_FOR);
-        }
-        self.facts.ledger.give_up(&policy.live);
-    }
-
     /// The second attempt's head, but for the credential.
     pub(crate) fn second_head<P, E>(&mut self, shared: &Shared<P, E>) -> request::Parts {
         let policy = &shared.policy;
@@ -546,7 +296,7 @@ impl Call {
             let (one, other) = (sent.secret(), credential.secret());
             let request = self.facts.request_key.to_ne_bytes();
             // The order of the two does not matter: the next call may begin with the other.
-            live.memory.hash(&[&request, content, one.min(other), one.max(other)])
+            live.memory().hash(&[&request, content, one.min(other), one.max(other)])
         });
         if self.facts.cooldown_key.is_some_and(|key| live.cooldowns.get(key).is_some()) {
             return Err(NoReplay::CoolingDown);
@@ -556,7 +306,7 @@ impl Call {
 
     /// The second attempt is about to be sent.
     pub(crate) fn send_again(&mut self, policy: &Policy, credential: Credential) {
-        self.facts.as_of = self.facts.key.map_or(0, |key| policy.live.memory.version(key));
+        self.facts.as_of = self.facts.key.map_or(0, |key| policy.live.memory().version(key));
         self.facts.ledger.sent(&policy.live.stats, self.facts.next, true);
         self.facts.sent = Some(self.facts.next);
         self.facts.credential = Some(credential);

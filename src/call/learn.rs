@@ -1,0 +1,91 @@
+//! What a call teaches: only an acceptance after a rejection changes a preference.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Call;
+use crate::policy::Policy;
+use crate::preference::{HINT_FOR, Known, Slot};
+
+/// So often the time is noted at which the fallback has served a resource.
+const NOTED_FOR: Duration = Duration::from_secs(60);
+
+impl Call {
+    #[inline]
+    pub(super) fn note_acceptance(&self, policy: &Policy, slot: Slot) {
+        let now = Instant::now();
+        let facts = &self.facts;
+        // Most are plain ones: what served before has served at once.
+        let is_as_before = match facts.known {
+            None => slot == Slot::Primary || facts.key.is_none(),
+            Some(Known { fallback_at: Some(at), .. }) => slot == Slot::Fallback && now - at < NOTED_FOR,
+            Some(Known { fallback_at: None, .. }) => slot == Slot::Primary,
+        };
+        let is_plain =
+            is_as_before && facts.ledger.is_at_once() && facts.hint.is_none() && facts.left.is_none();
+        let is_needed = !is_plain && self.learn_from_acceptance(policy, slot);
+        policy.live.stats.accepted(slot, facts.key, is_needed, now);
+    }
+
+    /// Says whether the other slot was of no use.
+    #[cold]
+    fn learn_from_acceptance(&self, policy: &Policy, slot: Slot) -> bool {
+        let outcome = self.facts.ledger.outcome();
+        let first = outcome.attempts().next();
+        let rejected = first.filter(|first| first.rejection().is_some()).map(|first| first.slot);
+        let unavailable = outcome.unavailable().map(|(unavailable, _)| unavailable);
+        let was_hint_right = self.facts.hint == Some(slot) && rejected.is_none();
+        let memory = policy.live.memory();
+        if let Some(key) = self.facts.key {
+            // The other slot was rejected for it: now, or in the call before that left a hint.
+            if rejected == Some(slot.other()) || was_hint_right {
+                memory.learn(key, slot, self.facts.as_of);
+            } else {
+                let is_chance = self.facts.is_pinned || unavailable.is_some();
+                memory.note_served(key, slot, is_chance);
+            }
+        } else if was_hint_right {
+            // No resource can be remembered, but the hint was right.
+            policy.live.hints.insert(self.facts.request_key, slot, HINT_FOR);
+        }
+        if let (Some(left), Some((_, memory))) = (&self.facts.left, &policy.left_behind) {
+            let is_telling = !self.facts.ledger.was_a_token_invalid();
+            left.accepted(memory, slot, rejected.filter(|_| is_telling));
+        }
+        rejected == Some(slot.other()) || unavailable == Some(slot.other())
+    }
+
+    /// That teaches nothing; the same request with the same credentials is held back for a while.
+    pub(super) fn note_two_rejections(&self, policy: &Policy, slot: Slot) {
+        if !self.facts.ledger.was_a_token_invalid()
+            && let (Some(left), Some((_, memory))) = (&self.facts.left, &policy.left_behind)
+        {
+            let first = self.facts.ledger.outcome().attempts().next().map_or(slot, |first| first.slot);
+            if let Some(other) = left.rejected(memory, first, slot) {
+                policy.live.hints.insert(self.facts.request_key, other, HINT_FOR);
+            }
+        }
+        if let Some(key) = self.facts.cooldown_key {
+            policy.live.cooldowns.insert(key, (), policy.cooldown);
+        }
+    }
+
+    /// The call is dropped: settles it, if it has not ended.
+    #[inline]
+    pub(crate) fn settle(&mut self, policy: &Policy) {
+        if !self.facts.ledger.has_ended() {
+            self.abandon(policy);
+        }
+    }
+
+    #[cold]
+    fn abandon(&mut self, policy: &Policy) {
+        let first = self.facts.ledger.outcome().attempts().next().map(|first| first.slot);
+        // A caller that has not waited for the second attempt may come back: it begins where this one ended.
+        if self.facts.is_replaying && first.is_some_and(|first| first != self.facts.next) {
+            policy.live.hints.insert(self.facts.request_key, self.facts.next, HINT_FOR);
+        }
+        self.facts.ledger.give_up(&policy.live);
+    }
+}
