@@ -216,14 +216,14 @@ impl State {
                 if slot == Slot::Fallback {
                     self.fallback_served.insert(spec.resource, Instant::now());
                 }
-                let by_hint = slots.len() == 1
-                    && (call.hint == Some(slot)
-                        || known::HINT_WITHOUT_CREDENTIAL_TEACHES && call.hint.is_some());
+                let by_hint = slots.len() == 1 && call.hint == Some(slot);
                 let is_evidence = slots.len() == 2 || by_hint;
                 let sent = if slots.len() == 1 { call.begun } else { call.exchanges[1].seq };
                 match spec.resource {
                     Some(resource) => {
-                        let is_learnt = replica.model.served(resource, slot, is_evidence, sent, now);
+                        let is_chance = spec.choice.is_some() || call.first() != Some(slot);
+                        let is_learnt =
+                            replica.model.served(resource, slot, is_evidence, is_chance, sent, now);
                         summary.evidence += u64::from(is_evidence);
                         summary.stale += u64::from(is_evidence && !is_learnt);
                     }

@@ -10,6 +10,7 @@ use tower_credential_fallback::RECENT;
 
 use crate::client::Client;
 use crate::events::{keep_moving, keep_troubling, make_sick, millis};
+use crate::log;
 use crate::phase::{Moves, PHASES, Phase};
 use crate::quiet::{quiet, retire, settle};
 use crate::request::Spec;
@@ -31,6 +32,8 @@ pub(crate) async fn run(seed: u64, calls: usize) -> Summary {
     fastrand::seed(seed);
     let started = Instant::now();
     let world = World::new(State::new(seed, RESOURCES));
+    let log = log::name(2 * RESOURCES, seed).await;
+    world.lock().log = log;
     // In every second world, the replica with fixed credentials learns alone.
     let is_shared = |replica| replica < 2 || seed % 2 == 1;
     let mut clients = Vec::new();

@@ -1,10 +1,23 @@
 //! The log that replicas share. What is appended has to be what the model has learnt; what is read, it learns.
 
 use std::collections::BTreeMap;
+use std::future::ready;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tower_credential_fallback::{Learnt, LogFuture, PreferenceLog};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tokio::time::sleep;
+use tower::{Layer, ServiceExt};
+use tower_credential_fallback::{
+    BoxError, Credential, CredentialFallbackLayer, Learnt, LogFuture, Order, PreferenceLog, ReplayBody,
+    SharedPreferences, Slot,
+};
 
-use crate::server::World;
+use crate::answer::ScriptBody;
+use crate::request::{Spec, resource};
+use crate::server::{World, fixed_token};
 use crate::state::State;
 
 #[derive(Default)]
@@ -12,7 +25,51 @@ pub(crate) struct Entries {
     seed: Option<u64>,
     learnt: Vec<Learnt>,
     /// The resource that each hash stands for.
-    names: BTreeMap<u64, usize>,
+    pub(crate) names: BTreeMap<u64, usize>,
+}
+
+/// Keeps what is appended, and nothing else.
+struct Scratch(Arc<Mutex<Vec<Learnt>>>, u64);
+
+impl PreferenceLog for Scratch {
+    fn seed(&self, _: u64) -> LogFuture<'_, u64> {
+        Box::pin(ready(Ok(self.1)))
+    }
+
+    fn append<'a>(&'a self, learnt: &'a [Learnt]) -> LogFuture<'a, ()> {
+        self.0.lock().unwrap().extend_from_slice(learnt);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn read<'a>(&'a self, _: Option<&'a str>) -> LogFuture<'a, (Vec<Learnt>, Option<String>)> {
+        Box::pin(ready(Ok((Vec::new(), None))))
+    }
+}
+
+/// What resources of these numbers are called in a log with this seed.
+pub(crate) async fn name(resources: usize, seed: u64) -> Entries {
+    let told = Arc::<Mutex<Vec<Learnt>>>::default();
+    let shared = SharedPreferences::open(Scratch(told.clone(), seed)).await.unwrap();
+    let [primary, fallback] =
+        [Slot::Primary, Slot::Fallback].map(|slot| Credential::bearer(fixed_token(slot)).unwrap());
+    let server = tower::service_fn(|request: Request<ReplayBody<ScriptBody>>| {
+        let is_new = request.headers()["authorization"].as_bytes().starts_with(b"Bearer new");
+        let response = Response::builder().status(if is_new { 200 } else { 403 });
+        ready(Ok::<_, BoxError>(response.body(Empty::<Bytes>::new()).unwrap()))
+    });
+    let layer = CredentialFallbackLayer::new(primary, fallback).unwrap();
+    let layer =
+        layer.with_resource_key(resource).with_order(Order::PrimaryFirst).with_shared_preferences(&shared);
+    for resource in 0..resources {
+        layer.layer(server).oneshot(Spec::calm(0, resource).request(0)).await.unwrap();
+    }
+    sleep(Duration::from_secs(3)).await;
+    let told = told.lock().unwrap();
+    Entries {
+        seed: Some(seed),
+        learnt: Vec::new(),
+        names: told.iter().enumerate().map(|(nth, entry)| (entry.resource, nth)).collect(),
+    }
 }
 
 pub(crate) struct Log {
@@ -39,16 +96,15 @@ impl PreferenceLog for Log {
     fn append<'a>(&'a self, learnt: &'a [Learnt]) -> LogFuture<'a, ()> {
         self.ask(|state| {
             for entry in learnt {
-                let expected = state.replicas[self.replica].model.untold.pop_front();
-                let name = expected.map(|(resource, _)| resource);
-                let known = name.map(|name| *state.log.names.entry(entry.resource).or_insert(name));
-                let told = (known, entry.slot);
-                state.expect_eq(
-                    self.replica,
-                    "what it tells the others",
-                    told,
-                    (name, expected.map_or(entry.slot.other(), |(_, slot)| slot)),
-                );
+                let name = state.log.names[&entry.resource];
+                let untold = &mut state.replicas[self.replica].model.untold;
+                let due =
+                    untold.iter().position(|(resource, slot, _)| (*resource, *slot) == (name, entry.slot));
+                let told: Vec<_> = untold.drain(..due.map_or(0, |nth| nth + 1)).collect();
+                let is_due =
+                    told.split_last().is_some_and(|(_, before)| before.iter().all(|(.., must_be)| !must_be));
+                let what = format!("whether it has to tell the others that {} serves {name}", entry.slot);
+                state.expect_eq(self.replica, &what, is_due, true);
             }
             state.log.learnt.extend_from_slice(learnt);
         })

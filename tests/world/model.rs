@@ -5,8 +5,8 @@
 //! - A hint is left by an upload that is too large to replay, and by a second attempt that was given up. The next call with
 //!   the same method, URI, resource and user begins with it; if its slot serves that call, the hint was the first half of
 //!   evidence.
-//! - A resource without evidence begins with the primary, if that has served it last. Else it may begin with either, once the
-//!   fallback has served anything.
+//! - A resource without evidence begins where it was served, unless the slot came first by chance. One that was not seen may
+//!   begin with either, once the fallback has served anything.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub(crate) struct Known {
     pub(crate) preference: Option<Slot>,
     /// When that was learnt, as a place among the events of the world.
     learnt: u64,
+    /// The fallback, if that has served it at once when nothing was known.
+    start: Option<Slot>,
     /// Whether the fallback was ever seen to serve it.
     by_fallback: bool,
     /// The slot that served it last, as far as this replica knows.
@@ -53,8 +55,8 @@ pub(crate) struct Model {
     /// Whether the fallback has served anything that has a name.
     has_found_fallback: bool,
     pub(crate) is_shared: bool,
-    /// What the other replicas have yet to be told.
-    pub(crate) untold: VecDeque<(usize, Slot)>,
+    /// What the other replicas have yet to be told, and whether they have to be.
+    pub(crate) untold: VecDeque<(usize, Slot, bool)>,
 }
 
 impl Model {
@@ -80,9 +82,10 @@ impl Model {
             return (vec![slot], Some(slot));
         }
         let known = spec.resource.map(|resource| self.known(resource)).unwrap_or_default();
-        let slots = match (known.preference, known.own) {
-            (Some(slot), _) => vec![slot],
-            (None, Some(Slot::Primary)) => vec![Slot::Primary],
+        let slots = match (known.preference, known.start, known.own) {
+            (Some(slot), ..) => vec![slot],
+            (None, None, Some(Slot::Primary)) => vec![Slot::Primary],
+            (None, Some(slot), own) if own == Some(slot) => vec![slot],
             _ if self.has_found_fallback => vec![Slot::Primary, Slot::Fallback],
             _ => vec![Slot::Primary],
         };
@@ -100,6 +103,7 @@ impl Model {
         resource: usize,
         slot: Slot,
         is_evidence: bool,
+        is_chance: bool,
         sent: u64,
         now: u64,
     ) -> bool {
@@ -111,14 +115,18 @@ impl Model {
             (known.served, known.changed) = (Some(slot), now);
         }
         if slot == Slot::Fallback {
+            if !is_evidence && !is_chance && !known.by_fallback && known.preference.is_none() {
+                known.start = Some(slot);
+            }
             self.has_found_fallback = true;
             known.by_fallback = true;
         }
         if !is_evidence || is_stale {
             return false;
         }
-        if self.is_shared && known.preference.unwrap_or(Slot::Primary) != slot {
-            self.untold.push_back((resource, slot));
+        if self.is_shared && known.preference != Some(slot) {
+            let is_first = known.preference.is_none() && known.start.unwrap_or(Slot::Primary) == slot;
+            self.untold.push_back((resource, slot, !(known::FIRST_EVIDENCE_IS_NOT_TOLD && is_first)));
         }
         (known.preference, known.learnt) = (Some(slot), now);
         true

@@ -28,16 +28,22 @@ pub(crate) async fn quiet(world: &World, clients: &[Client]) {
         state.check_report(replica, &report);
         state.check_retirement(replica, &report);
         let model = &state.replicas[replica].model;
-        state.expect_eq(replica, "what the others have yet to be told", model.untold.len(), 0);
-        if model.is_shared {
-            state.expect_eq(replica, "what it knows", preferences(&state, replica), preferences(&state, 0));
+        let untold = model.untold.iter().filter(|(.., must_be)| *must_be).count();
+        state.expect_eq(replica, "what the others have yet to be told", untold, 0);
+        for resource in (0..RESOURCES).filter(|_| model.is_shared) {
+            let [ours, theirs] = [replica, 0].map(|nth| state.replicas[nth].model.known(resource).preference);
+            let is_untold = known::FIRST_EVIDENCE_IS_NOT_TOLD && (ours.is_none() || theirs.is_none());
+            let or_primary = |slot: Option<Slot>| slot.unwrap_or(Slot::Primary);
+            if !is_untold {
+                let what = format!("what it knows of resource {resource}");
+                state.expect_eq(replica, &what, or_primary(ours), or_primary(theirs));
+            }
         }
     }
 }
 
-fn preferences(state: &State, replica: usize) -> Vec<Slot> {
-    let model = &state.replicas[replica].model;
-    (0..RESOURCES).map(|nth| model.known(nth).preference.unwrap_or(Slot::Primary)).collect()
+fn preference(world: &World, replica: usize, resource: usize) -> Option<Slot> {
+    world.lock().replicas[replica].model.known(resource).preference
 }
 
 /// Nothing moves, and nothing is wrong: what had evidence takes one request from then on, at the other replicas as well.
@@ -51,22 +57,25 @@ pub(crate) async fn settle(world: &World, clients: &[Client]) {
     world.lock().truth.sick.push(false);
     let newborn = world.lock().truth.owners.len() - 1;
     let resources = || (0..RESOURCES).chain([newborn]);
-    let is_known =
-        |replica: usize, resource| world.lock().replicas[replica].model.known(resource).preference.is_some();
     let mut found = Vec::new();
     for resource in resources() {
         let is_found = cost(0, resource).await == 2;
         found.push(is_found);
         let again = cost(0, resource).await;
-        if is_found || is_known(0, resource) {
+        if is_found || preference(world, 0, resource).is_some() {
             world.lock().expect_eq(0, "requests for what was found before", again, 1);
         }
     }
     sleep(TOLD).await;
     for replica in (1..REPLICAS).filter(|replica| world.lock().replicas[*replica].model.is_shared) {
         for (resource, is_found) in resources().zip(&found) {
-            let is_told = *is_found && !known::PRIMARY_IS_NOT_TOLD;
-            if is_told || is_known(replica, resource) {
+            let is_told = match preference(world, replica, resource) {
+                known if known::FIRST_EVIDENCE_IS_NOT_TOLD => {
+                    known.is_some() && known == preference(world, 0, resource)
+                }
+                known => *is_found || known.is_some(),
+            };
+            if is_told {
                 let requests = cost(replica, resource).await;
                 let what = format!("requests for resource {resource}, which another replica has found");
                 world.lock().expect_eq(replica, &what, requests, 1);
