@@ -93,11 +93,11 @@ pub(crate) struct Reply {
 /// When the verdict can be known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Decided {
-    ByHead,
+    Head,
     /// When so many steps of the body have come.
-    BySteps(usize),
+    Steps(usize),
     /// When `patience()` is over.
-    ByPatience,
+    Patience,
 }
 
 /// How the body of a JSON answer comes.
@@ -149,7 +149,7 @@ fn plain(rng: &mut Rng, status: u16, headers: &[(&'static str, &'static str)]) -
             _ => {}
         }
     }
-    Reply { status, headers: headers.to_vec(), steps, verdict, decided: Decided::ByHead }
+    Reply { status, headers: headers.to_vec(), steps, verdict, decided: Decided::Head }
 }
 
 /// What the status says where there is no code, or a code of success.
@@ -209,12 +209,12 @@ fn json(rng: &mut Rng, status: u16, code: i64, form: Form) -> Reply {
     let no_proof = |verdict| if verdict == Verdict::Accepted { Verdict::Inconclusive } else { verdict };
     let (verdict, decided) = match form {
         AtOnce | Pieces | BehindData | SlowAfter | CutAfter => {
-            (by_code(status, code), Decided::BySteps(steps_until(&steps, end)))
+            (by_code(status, code), Decided::Steps(steps_until(&steps, end)))
         }
-        BeyondLimit => (by_status(status), Decided::BySteps(steps_until(&steps, INSPECT_LIMIT))),
-        SlowBefore => (no_proof(by_status(status)), Decided::ByPatience),
-        CutBefore => (no_proof(by_status(status)), Decided::BySteps(steps.len())),
-        CutWith => (no_proof(by_code(status, code)), Decided::BySteps(steps.len())),
+        BeyondLimit => (by_status(status), Decided::Steps(steps_until(&steps, INSPECT_LIMIT))),
+        SlowBefore => (no_proof(by_status(status)), Decided::Patience),
+        CutBefore => (no_proof(by_status(status)), Decided::Steps(steps.len())),
+        CutWith => (no_proof(by_code(status, code)), Decided::Steps(steps.len())),
     };
     let types = ["application/json", "application/json; charset=utf-8", "application/problem+json"];
     let headers = vec![("content-type", types[rng.usize(..types.len())])];

@@ -33,13 +33,14 @@ impl Client {
     /// Starts a replica, in place of the one of this number if there is one.
     pub(crate) async fn start(world: &World, replica: usize, is_shared: bool) -> Self {
         let fresh = Replica { model: Model::new(is_shared), counts: Counts::new() };
-        let mut state = world.lock();
-        if replica < state.replicas.len() {
-            state.replicas[replica] = fresh;
-        } else {
-            state.replicas.push(fresh);
+        {
+            let mut state = world.lock();
+            if replica < state.replicas.len() {
+                state.replicas[replica] = fresh;
+            } else {
+                state.replicas.push(fresh);
+            }
         }
-        drop(state);
         let [primary, fallback] = [Slot::Primary, Slot::Fallback].map(|slot| provider(world, replica, slot));
         let classifier = JsonCodeClassifier::new("code")
             .reject(4100, RejectionKind::Unauthenticated)
@@ -71,7 +72,7 @@ impl Client {
         let expected = {
             let mut state = world.lock();
             state.end(number, got.as_ref());
-            if number % CALLS_PER_REPORT == 0 {
+            if number.is_multiple_of(CALLS_PER_REPORT) {
                 let report = self.handle.report();
                 state.check_moved(spec.replica, &report);
                 state.check_retirement(spec.replica, &report);
@@ -80,7 +81,7 @@ impl Client {
         };
         // Some callers do not read what they get.
         if let Some(Ok(response)) = got
-            && number % 4 != 0
+            && !number.is_multiple_of(4)
         {
             let found = collect(response.into_body()).await;
             world.lock().expect(number, Some(&found) == expected.as_ref(), || {

@@ -264,9 +264,9 @@ pub(crate) fn was_decided(exchange: &Exchange, given_up_at: Instant) -> bool {
     use crate::answer::Decided;
     let (Some(at), Some(reply)) = (exchange.head_at, &exchange.reply) else { return false };
     match reply.decided {
-        Decided::ByHead => true,
-        Decided::BySteps(steps) => exchange.told.load(Ordering::Relaxed) >= steps,
-        Decided::ByPatience => given_up_at >= at + Duration::from_secs(1),
+        Decided::Head => true,
+        Decided::Steps(steps) => exchange.told.load(Ordering::Relaxed) >= steps,
+        Decided::Patience => given_up_at >= at + Duration::from_secs(1),
     }
 }
 
