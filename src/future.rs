@@ -125,7 +125,7 @@ where
     B::Error: Into<BoxError>,
     RB: Body + Unpin,
 {
-    #[inline]
+    #[inline(always)]
     fn advance(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let mut this = self.project();
         let (call, base) = this.open.parts();

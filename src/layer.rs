@@ -179,7 +179,7 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     /// If the refusal comes before more has been sent, the body is taken over by the second attempt: what was
     /// kept, then the rest. If it comes later, the caller gets the refusal, with
     /// [`NoReplay::BodyTooLarge`](crate::NoReplay::BodyTooLarge). With [`Order::Adaptive`], the next call with the same
-    /// method, URI, resource and user then begins with the other credential, once.
+    /// method, URI, headers, resource and user then begins with the other credential, once.
     /// Bodies in memory (`Full<Bytes>`, `Empty`) have no limit, since nothing more is kept of them.
     pub fn with_replay_limit(mut self, bytes: usize) -> Self {
         self.policy.replay_limit = bytes;
@@ -196,8 +196,10 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     /// How long a request is not sent twice again that both credentials were rejected for. Default: 1 second; zero turns
     /// it off.
     ///
-    /// It holds back the *same* request alone: method, URI, user and content are equal, and so are the two credentials.
-    /// Streaming bodies cannot be compared, so they are never held back.
+    /// It holds back the *same* request alone: method, URI, headers, user and content are equal, and so are the two
+    /// credentials. Headers that name a trace or an attempt, such as `traceparent`, do not count. Streaming bodies cannot be
+    /// compared, so they are never held back. Independent callers that make equal requests cannot be told from one caller's
+    /// retries.
     pub fn with_cooldown(mut self, cooldown: Duration) -> Self {
         self.policy.cooldown = cooldown;
         self

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use http::uri::Scheme;
 use http::{Extensions, Uri};
 
 use crate::error::Error;
@@ -104,6 +105,10 @@ fn is_same_origin(a: &Uri, b: &Uri) -> bool {
 /// [potentially trustworthy origins](https://www.w3.org/TR/secure-contexts/#is-origin-trustworthy).
 /// A URI without a scheme (origin form) says nothing of the transport: whoever made the connection knows.
 pub(crate) fn is_plaintext_to_another_host(uri: &Uri) -> bool {
+    // Nearly every URI's scheme, which is known without looking at its letters.
+    if uri.scheme() == Some(&Scheme::HTTPS) {
+        return false;
+    }
     let is_plaintext = uri.scheme_str().and_then(is_tls) == Some(false);
     is_plaintext
         && !uri.authority().is_some_and(|authority| is_plain_loopback(authority.as_str()))

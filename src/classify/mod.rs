@@ -2,7 +2,7 @@
 //!
 //! | [`Decision`] | meaning | the layer |
 //! | --- | --- | --- |
-//! | [`Accept`](Decision::Accept) | this credential served the request | returns the response and remembers the credential |
+//! | [`Accept`](Decision::Accept) | this credential served the request | returns the response; after a rejection, the resource begins with this credential from now on |
 //! | [`Reject`](Decision::Reject) | the server rejected this credential | replays the request with the other credential |
 //! | [`Inconclusive`](Decision::Inconclusive) | neither: a rate limit, a failure, a bad parameter | returns the response and learns nothing |
 //! | [`Inspect`](Decision::Inspect) | the body decides | reads more of the body and asks again |

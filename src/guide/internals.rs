@@ -62,13 +62,14 @@
 //! # The memory
 //!
 //! A preference changes only on evidence: one slot was rejected for the resource, then the other one served it. An
-//! acceptance at once says nothing of the other slot; it only tells where an unknown resource is. Evidence has a version, so
+//! acceptance at once says nothing of the other slot; it only tells where an unknown resource is. An answer that a redirect
+//! has led to on another origin says nothing at all. Evidence has a version, so
 //! that a slow second attempt does not overwrite what was learnt after it was sent. Hints (the slot that a caller's retry
 //! begins with) and cooldowns (a request that both slots were rejected for) belong to one request, expire, and are used
 //! or compared where they matter: a cooldown when the second attempt is due, with both credentials known.
 //!
 //! Resources that the fallback serves are remembered, and those that were learnt to be the primary's. Until something has
-//! moved, no call looks anything up; after that, a look-up is a read lock on one shard of a
+//! moved, or a hint waits for its call, no call looks anything up; after that, a look-up is a read lock on one shard of a
 //! [quick_cache](https://docs.rs/quick_cache). Keys are 64-bit hashes, keyed at random for each process: a collision
 //! costs a replay, never a wrong answer.
 //!

@@ -5,7 +5,7 @@
 //! - At most two attempts. For retries of overloads and broken connections, put a retry layer around or inside.
 //! - A stream that was refused after more than
 //!   [`with_replay_limit`](CredentialFallbackLayer::with_replay_limit) had been sent is not replayed. The caller's own
-//!   retry (same method, URI, resource and user) begins with the other credential. Raise the limit, or buffer the body.
+//!   retry (same method, URI, headers, resource and user) begins with the other credential. Raise the limit, or buffer the body.
 //! - An HTTP/1.1 server that refuses an upload and closes the connection at once may be seen as a broken
 //!   connection, if the upload is in full flow: hyper may fail to write before it reads the answer. That is an error
 //!   of the transport, and never a reason for the other credential.

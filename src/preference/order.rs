@@ -40,8 +40,11 @@ impl fmt::Display for Slot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Order {
-    /// The one that last served the same resource where the other was rejected. Where nothing is known of the resource,
-    /// the one that most resources needed lately: the primary at first. The default.
+    /// The one that last served the same resource where the other was rejected. The default.
+    ///
+    /// A resource that was never rejected begins with the one that served it. One that was never seen begins with the one
+    /// that most of those resources needed that were lately rejected by one and served by the other: the primary at
+    /// first.
     #[default]
     Adaptive,
     /// The primary, then the fallback.

@@ -22,8 +22,9 @@ use http::request;
 /// assert_key(tenant);
 /// ```
 pub trait ResourceKey: Send + Sync {
-    /// The resource's name; `None` if the request is about no single resource, such as a list. Then
-    /// nothing is remembered, and the credential goes first that most resources needed lately.
+    /// The resource's name; `None` if the request is about no single resource, such as a list or an upload.
+    /// Then nothing is remembered, and the primary goes first, until the fallback serves most of the resources that this
+    /// layer has seen.
     ///
     /// `body` is the request's body if it is wholly in memory, and empty otherwise. It may be large:
     /// search it, rather than parse it.

@@ -1,5 +1,6 @@
 //! [`SuccessScan`]: sees without reading that no code matters.
 
+use memchr::memchr;
 use memchr::memmem::Finder;
 
 /// Searches a body for every code at whatever level, by its quoted name. If all of them are success codes, it does not
@@ -11,8 +12,6 @@ use memchr::memmem::Finder;
 pub(super) struct SuccessScan {
     /// The field's name in its quotes.
     quoted: Finder<'static>,
-    /// The only escape that can spell a letter or a digit.
-    unicode_escape: Finder<'static>,
 }
 
 /// More digits than a success code has.
@@ -23,10 +22,7 @@ impl SuccessScan {
     pub(super) fn new(field: &str) -> Option<Self> {
         let is_plain =
             field.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
-        is_plain.then(|| Self {
-            quoted: Finder::new(&format!("\"{field}\"")).into_owned(),
-            unicode_escape: Finder::new(r"\u").into_owned(),
-        })
+        is_plain.then(|| Self { quoted: Finder::new(&format!("\"{field}\"")).into_owned() })
     }
 
     /// Whether the search is faster than to read the body: it is not where the code comes first.
@@ -46,8 +42,20 @@ impl SuccessScan {
                 return false;
             }
         }
-        self.unicode_escape.find(body).is_none()
+        !has_unicode_escape(body)
     }
+}
+
+/// Whether there may be a `\u`, the only escape that can spell a letter or a digit.
+fn has_unicode_escape(mut body: &[u8]) -> bool {
+    while let Some(at) = memchr(b'\\', body) {
+        match body.get(at + 1) {
+            Some(b'u') => return true,
+            Some(_) => body = &body[at + 2..],
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Reads a few digits that end before a comma, a brace or whitespace. `None` for any other value.
@@ -92,6 +100,7 @@ mod tests {
             r#"{"code":0"#,
             r#"{"code":null}"#,
             r#"{"c\u006fde":4101,"code":0}"#,
+            r#"{"a":"\\\"","c\u006fde":4101,"code":0}"#,
         ] {
             assert!(!has_none_but_0(body), "{body}");
         }
