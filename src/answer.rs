@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Response, response};
@@ -30,8 +30,8 @@ pub(crate) struct Answer<RB: Body> {
 /// How far the inspection of an answer has come.
 #[derive(Default)]
 pub(crate) struct Inspection {
-    /// How many bytes the classifier has seen, and whether it was told that no more follow.
-    asked_at: Option<(usize, bool)>,
+    /// How many bytes the classifier has seen.
+    asked_at: usize,
     patience: Patience,
 }
 
@@ -69,31 +69,26 @@ impl<RB: Body + Unpin> Answer<RB> {
     ) -> Poll<Verdict> {
         let is_read = self.body.poll_peek(cx, policy.inspect_limit).is_ready();
         let bytes = self.body.prefix(policy.inspect_limit);
-        let prefix = if self.body.is_all_of(bytes) {
-            BodyPrefix::complete(bytes)
-        } else if is_read {
-            BodyPrefix::cut(bytes)
-        } else {
-            BodyPrefix::partial(bytes)
-        };
-        if prefix.is_last() || !bytes.is_empty() {
-            let is_news = inspection.asked_at.replace((bytes.len(), prefix.is_last()));
-            if is_news != inspection.asked_at {
-                match policy.classifier.body(&self.head, prefix) {
-                    Decision::Inspect if !prefix.is_last() => {}
-                    // A body that failed is no proof that the request was served: its code may have been still to come.
-                    decided => {
-                        return Poll::Ready(verdict(decided, !prefix.is_last() || !self.body.has_failed()));
-                    }
-                }
+        let ask = |prefix| policy.classifier.body(&self.head, prefix);
+        if self.body.is_all_of(bytes) {
+            return Poll::Ready(verdict(ask(BodyPrefix::complete(bytes)), true));
+        }
+        if is_read && !self.body.has_failed() {
+            return Poll::Ready(verdict(ask(BodyPrefix::cut(bytes)), true));
+        }
+        // The body has failed, or more is to come. A code that has arrived decides, whatever follows it.
+        if bytes.len() > inspection.asked_at {
+            inspection.asked_at = bytes.len();
+            match ask(BodyPrefix::partial(bytes)) {
+                Decision::Inspect => {}
+                decided => return Poll::Ready(verdict(decided, true)),
             }
         }
-        if poll_patience(&mut inspection.patience, policy.classifier.patience(), cx).is_pending() {
-            return Poll::Pending;
+        if !is_read {
+            ready!(poll_patience(&mut inspection.patience, policy.classifier.patience(), cx));
         }
-        let decided = policy.classifier.body(&self.head, BodyPrefix::cut(bytes));
-        // Nor is one that is slow.
-        Poll::Ready(verdict(decided, false))
+        // A body that failed, or is slow, is no proof that the request was served: its code may have been still to come.
+        Poll::Ready(verdict(ask(BodyPrefix::cut(bytes)), false))
     }
 }
 
@@ -135,20 +130,23 @@ fn poll_patience(patience: &mut Patience, time: Duration, cx: &mut Context<'_>) 
 }
 
 thread_local! {
-    /// The last runtime on this thread that was found to have no timer.
-    static WITHOUT_TIMER: Cell<Option<runtime::Id>> = const { Cell::new(None) };
+    /// The last few runtimes on this thread that were found to have no timer.
+    static WITHOUT_TIMER: Cell<[Option<runtime::Id>; 4]> = const { Cell::new([None; 4]) };
 }
 
 /// `None` outside of a tokio runtime, and in one whose timer is not enabled.
 fn start_timer(time: Duration) -> Option<Pin<Box<Sleep>>> {
     let runtime = Handle::try_current().ok()?.id();
-    if WITHOUT_TIMER.get() == Some(runtime) {
+    let mut known = WITHOUT_TIMER.get();
+    if known.contains(&Some(runtime)) {
         return None;
     }
     // Tokio panics where its timer is not enabled, and tells it in no other way.
     let started = catch_unwind(AssertUnwindSafe(|| Box::pin(sleep(time)))).ok();
     if started.is_none() {
-        WITHOUT_TIMER.set(Some(runtime));
+        known.rotate_right(1);
+        known[0] = Some(runtime);
+        WITHOUT_TIMER.set(known);
     }
     started
 }

@@ -40,6 +40,13 @@ pub(crate) struct Snapshot {
     is_secret: bool,
 }
 
+/// Where a header stands in the buffer.
+struct Field {
+    name: Range<usize>,
+    value: Range<usize>,
+    is_sensitive: bool,
+}
+
 /// Set in a prefix if the value is marked sensitive.
 const SENSITIVE: u64 = 1 << 47;
 
@@ -98,25 +105,43 @@ impl Snapshot {
         head.uri = self.build_uri(text);
         head.version = self.version;
         head.headers = HeaderMap::try_with_capacity(self.names).unwrap_or_default();
-        let mut at = self.path;
-        while let Some((prefix, _)) = self.buffer[at..self.end].split_first_chunk() {
-            let prefix = u64::from_ne_bytes(*prefix);
-            // Lossless: both lengths came from a `usize`.
-            let name = at + size_of_val(&prefix);
-            let value = name + (prefix >> 48) as usize;
-            at = value + (prefix & (SENSITIVE - 1)) as usize;
-            let name = &self.buffer[name..value];
+        for Field { name, value, is_sensitive } in self.fields() {
+            let name = &self.buffer[name];
             if without.is_some_and(|without| without.as_str().as_bytes() == name) {
                 continue;
             }
             let name = HeaderName::from_bytes(name).expect(AS_FROZEN);
-            let mut value = HeaderValue::from_maybe_shared(text(value..at)).expect(AS_FROZEN);
-            value.set_sensitive(prefix & SENSITIVE != 0);
+            let mut value = HeaderValue::from_maybe_shared(text(value)).expect(AS_FROZEN);
+            value.set_sensitive(is_sensitive);
             head.headers.append(name, value);
         }
         head.extensions = mem::take(&mut self.extensions);
         self.forget();
         head
+    }
+
+    fn fields(&self) -> impl Iterator<Item = Field> {
+        let mut at = self.path;
+        std::iter::from_fn(move || {
+            let (prefix, _) = self.buffer[at..self.end].split_first_chunk()?;
+            let prefix = u64::from_ne_bytes(*prefix);
+            // Lossless: both lengths came from a `usize`.
+            let name = at + size_of_val(&prefix);
+            let value = name + (prefix >> 48) as usize;
+            at = value + (prefix & (SENSITIVE - 1)) as usize;
+            Some(Field { name: name..value, value: value..at, is_sensitive: prefix & SENSITIVE != 0 })
+        })
+    }
+
+    /// Names and values of the headers.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields().map(|field| (&self.buffer[field.name], &self.buffer[field.value]))
+    }
+
+    /// Whether this URI has the scheme and authority that the head has, as they are written.
+    pub(crate) fn is_at_origin_of(&self, uri: &Uri) -> bool {
+        let authority = uri.authority().map_or("", Authority::as_str).as_bytes();
+        self.scheme.as_ref() == uri.scheme() && self.buffer[..self.authority] == *authority
     }
 
     /// The method alone.

@@ -30,8 +30,8 @@ use crate::service::{Base, OpenCall};
 ///
 /// # Panics
 ///
-/// If it is polled after it was ready. A panic of the inner service, a provider, a classifier or an observer goes through;
-/// the call is then counted as failed, and its observers are told so.
+/// If it is polled after it was ready. A panic of the inner service, a provider, a classifier or an observer goes through.
+/// Its observers are told then that the call has failed. It is counted as failed, unless its answer was counted before.
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<S, P, E, B, RB>
@@ -107,7 +107,26 @@ where
 {
     type Output = Result<Response<PeekBody<RB>>, BoxError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.as_mut().project().open.is_running = true;
+        let polled = self.as_mut().advance(cx);
+        self.project().open.is_running = false;
+        polled
+    }
+}
+
+impl<S, P, E, B, RB> ResponseFuture<S, P, E, B, RB>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<RB>> + Clone,
+    S::Error: Into<BoxError>,
+    P: AuthProvider + 'static,
+    E: AuthProvider + 'static,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    RB: Body + Unpin,
+{
+    #[inline]
+    fn advance(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let mut this = self.project();
         let (call, base) = this.open.parts();
         let rewind = this.rewind;

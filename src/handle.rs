@@ -91,6 +91,13 @@ impl Live {
         self.order.store(order as u8, Ordering::Relaxed);
     }
 
+    /// The slot that comes first for a request that is about no single resource: the fallback, once it serves most of the
+    /// resources that were seen here.
+    #[inline]
+    pub(crate) fn usual_slot(&self) -> Slot {
+        if self.memory().is_in_use() && self.stats.is_mostly_moved() { Slot::Fallback } else { Slot::Primary }
+    }
+
     #[inline]
     pub(crate) fn memory(&self) -> &Memory {
         self.shared.get().map_or(&self.own, |shared| &**shared)

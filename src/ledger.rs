@@ -133,9 +133,10 @@ impl Ledger {
 
     /// The call is dropped. That is its end, if it had none before: its caller did not wait, or somebody's code panicked.
     #[cold]
-    pub(crate) fn give_up(&mut self, live: &Live) {
-        let ending = if std::thread::panicking() { Ending::Failed } else { Ending::Abandoned };
-        self.end_as(live, ending);
+    pub(crate) fn give_up(&mut self, live: &Live, has_panicked: bool) {
+        // It has no call left to fail.
+        self.watch.swallow_panics();
+        self.end_as(live, if has_panicked { Ending::Failed } else { Ending::Abandoned });
     }
 
     #[inline]
@@ -153,8 +154,8 @@ impl Ledger {
         // Whatever becomes of a request that carried no credential of ours, it is nothing to learn from.
         let is_unsigned = matches!(self.outcome().no_replay(), Some(NoReplay::OutOfScope));
         let ending = if is_unsigned { Ending::Unsigned } else { ending };
-        if !self.is_served() && self.leaves_open(live) {
-            stats.left_open(self.plan.map_or(Subject::UNNAMED, |(subject, _)| subject));
+        if let Some((subject, first)) = self.plan.filter(|_| !self.is_served()) {
+            self.ask_whether_the_fallback_does(live, subject, first);
         }
         match ending {
             Ending::Unsigned => stats.unsigned(),
@@ -184,9 +185,9 @@ impl Ledger {
             && self.outcome().attempts().last().is_some_and(|last| last.rejection().is_none())
     }
 
-    /// Whether the call, which nobody has served, leaves it open whether the fallback alone would do.
-    fn leaves_open(&self, live: &Live) -> bool {
-        let Some((subject, first)) = self.plan else { return false };
+    /// Notes what the call, which nobody has served, leaves open: whether the fallback alone would do.
+    fn ask_whether_the_fallback_does(&self, live: &Live, subject: Subject, first: Slot) {
+        let stats = &live.stats;
         // A redirect's target says nothing of our credentials. Its answer is the last.
         let told = self.outcome().attempts().count() - usize::from(self.is_redirected);
         let is_rejected = |slot| {
@@ -194,13 +195,14 @@ impl Ledger {
         };
         match (is_rejected(Slot::Primary), is_rejected(Slot::Fallback)) {
             // Neither serves it, so the primary is not needed for it.
-            (true, true) => false,
-            (false, true) => true,
-            _ if self.has_no_fallback => true,
-            // The primary alone was asked, as its turn was first. No report says "yes" to that order.
-            (false, false) if first == Slot::Primary && !live.order().is_fallback_first() => false,
+            (true, true) => {}
+            (false, true) => stats.denied(),
+            _ if self.has_no_fallback => stats.denied(),
+            // The primary alone was asked.
+            (false, false) if first == Slot::Primary => stats.denied(),
             // Nothing clear from the fallback. That is no question where it has served the same lately.
-            _ => !live.stats.was_served_lately(subject, live.memory()),
+            _ if stats.was_served_lately(subject, live.memory()) => {}
+            _ => stats.left_open(subject),
         }
     }
 

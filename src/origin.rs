@@ -123,7 +123,7 @@ fn is_plain_loopback(authority: &str) -> bool {
 /// Put into a *response's* extensions by an inner service that follows redirects: the URI that answered.
 ///
 /// If that lies in another origin than the request, a rejection is final: the other credential is not shown
-/// to whoever the redirect led to.
+/// to whoever the redirect led to. An acceptance from there is inconclusive: it may be a login page.
 ///
 /// With the feature `follow-redirect`, tower-http's `RequestUri` (0.6 and 0.7) says the same. Of several, each counts: a
 /// rejection is final if any of them lies in another origin.
@@ -131,7 +131,13 @@ fn is_plain_loopback(authority: &str) -> bool {
 pub struct FinalUri(pub Uri);
 
 /// Whether the answer is known to come from another origin than the one that was asked.
-pub(crate) fn led_to_another_origin(asked: impl FnOnce() -> Uri, response: &Extensions) -> bool {
+///
+/// `is_near` says of a URI, without much ado, whether it surely lies in the origin that was asked.
+pub(crate) fn led_to_another_origin(
+    is_near: impl Fn(&Uri) -> bool,
+    asked: impl FnOnce() -> Uri,
+    response: &Extensions,
+) -> bool {
     // Each of several middlewares, one inside of the other, knows only of the redirects that it has followed.
     let mut answered = [
         response.get().map(|FinalUri(uri)| uri),
@@ -142,6 +148,7 @@ pub(crate) fn led_to_another_origin(asked: impl FnOnce() -> Uri, response: &Exte
     ]
     .into_iter()
     .flatten()
+    .filter(|answered| !is_near(answered))
     .peekable();
     if answered.peek().is_none() {
         return false;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Extensions, HeaderMap, Method, Request, StatusCode, Uri, request, response};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, request, response};
 
 use crate::classify::Classify;
 use crate::credential::Credential;
@@ -53,28 +53,6 @@ impl Policy {
         let Some(resource) = &self.resource else { return Some(self.live.memory().key(&head.uri, None)) };
         let name = resource.resource(head, content)?;
         Some(self.live.memory().key(&head.uri, Some(name)))
-    }
-
-    /// A hash of what makes two requests the same, as far as their heads tell: method, URI, resource and user.
-    pub(crate) fn request_key(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        extensions: &Extensions,
-        key: Option<u64>,
-    ) -> u64 {
-        #[cfg(feature = "oauth")]
-        let user = extensions.get::<crate::oauth::UserId>().map_or("", crate::oauth::UserId::as_str);
-        #[cfg(not(feature = "oauth"))]
-        let (user, _) = ("", extensions);
-        self.live.memory().hash(&[
-            method.as_str().as_bytes(),
-            uri.scheme_str().unwrap_or_default().as_bytes(),
-            uri.authority().map_or("", |authority| authority.as_str()).as_bytes(),
-            uri.path_and_query().map_or("", |path| path.as_str()).as_bytes(),
-            &key.unwrap_or_default().to_ne_bytes(),
-            user.as_bytes(),
-        ])
     }
 
     /// Puts the credential into a head, in place of whatever the caller had put there.

@@ -66,11 +66,13 @@ impl<S: Clone, P, E> CredentialFallback<S, P, E> {
 pub(crate) struct OpenCall<S, P, E> {
     base: Arc<Base<S, P, E>>,
     call: Pooled,
+    /// Whether `call` or `poll` is under way. If it is when the call is dropped, somebody's code has panicked.
+    pub(crate) is_running: bool,
 }
 
 impl<S, P, E> OpenCall<S, P, E> {
     fn new(base: &Arc<Base<S, P, E>>) -> Self {
-        Self { base: Arc::clone(base), call: Pooled::take() }
+        Self { base: Arc::clone(base), call: Pooled::take(), is_running: true }
     }
 
     #[inline]
@@ -82,7 +84,7 @@ impl<S, P, E> OpenCall<S, P, E> {
 impl<S, P, E> Drop for OpenCall<S, P, E> {
     #[inline]
     fn drop(&mut self) {
-        self.call.settle(&self.base.shared.policy);
+        self.call.settle(&self.base.shared.policy, self.is_running);
     }
 }
 
@@ -136,6 +138,7 @@ where
                 State::Failed { error: Some(error) }
             }
         };
+        open.is_running = false;
         ResponseFuture { open, rewind: way_back, state }
     }
 }

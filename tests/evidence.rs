@@ -314,11 +314,17 @@ async fn nothing_clear_from_the_fallback_leaves_open_whether_the_primary_can_go(
             call("/fine").await;
             let report = handle.report();
             assert_eq!(report.can_retire_primary(), None, "{order:?} {trouble:?}: {report}");
-            // A clear answer to the same closes the question.
+            // A clear answer to the same closes the question; that there was no credential stays true for its time.
             is_down.store(false, Ordering::SeqCst);
             call("/troubled").await;
+            if matches!(trouble, NoCredential) {
+                assert_eq!(handle.report().can_retire_primary(), None, "{order:?} {trouble:?}");
+                tokio::time::advance(RECENT).await;
+                call("/fine").await;
+            }
             assert_eq!(handle.report().can_retire_primary(), Some(true), "{order:?} {trouble:?}");
             // What was served lately is no question, whatever else its answers are.
+            call("/troubled").await;
             is_down.store(true, Ordering::SeqCst);
             if let Status(_) = trouble {
                 call("/troubled").await;
@@ -423,4 +429,85 @@ async fn a_body_that_fails_or_stalls_is_no_evidence() {
         assert_eq!(outcome.attempts().count(), 2, "nothing was learnt from the call before");
     }
     assert_eq!((handle.report().fallback.inconclusive, handle.report().moved), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_verdict_depends_on_the_bytes_not_on_their_frames() {
+    const TEXTS: [&str; 8] = [
+        r#"{"code":0,"data":[1,2]}"#,
+        r#"{"data":{"code":4101},"code":0}"#,
+        r#"{"data":"","code":4101,"msg":"no"}"#,
+        r#"{"code":4000,"msg":"wrong"}"#,
+        r#"{"data":[1,2],"msg":"#,
+        r#"{"code":4101"#,
+        "<html>",
+        "",
+    ];
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum End {
+        Whole,
+        Failed,
+        Silent,
+    }
+    let mut random = fastrand::Rng::with_seed(7);
+    let verdict = async |text: &'static str, cuts: Vec<usize>, pauses: bool, end: End| {
+        let inner = tower::service_fn(move |_: Request<ReplayBody<Full<Bytes>>>| {
+            let mut cuts = cuts.clone();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<_> = cuts.windows(2).map(|cut| &text.as_bytes()[cut[0]..cut[1]]).collect();
+            let frames = futures::stream::iter(pieces).then(move |piece| async move {
+                if pauses {
+                    tokio::task::yield_now().await;
+                }
+                Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece)))
+            });
+            let end = futures::stream::once(async move {
+                match end {
+                    End::Whole => None,
+                    End::Failed => Some(Err("reset".into())),
+                    End::Silent => std::future::pending().await,
+                }
+            });
+            let body = StreamBody::new(Box::pin(frames.chain(end.filter_map(std::future::ready))));
+            let head = Response::builder().header("content-type", "application/json");
+            std::future::ready(Ok::<_, BoxError>(head.body(body).unwrap()))
+        });
+        let classifier = JsonCodeClassifier::new("code").reject(4101, RejectionKind::Forbidden);
+        let layer = layer().with_classifier(classifier).with_order(Order::PrimaryOnly);
+        let response = layer.layer(inner).oneshot(get(URI)).await.unwrap();
+        Outcome::of(&response).attempts().next().unwrap().verdict
+    };
+    for text in TEXTS {
+        for end in [End::Whole, End::Failed, End::Silent] {
+            let expected = verdict(text, Vec::new(), false, end).await;
+            for _ in 0..100 {
+                let cuts: Vec<_> = (0..random.usize(0..6)).map(|_| random.usize(0..=text.len())).collect();
+                let found = verdict(text, cuts.clone(), random.bool(), end).await;
+                assert_eq!(found, expected, "{text} in pieces from {cuts:?}, {end:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn empty_frames_for_ever_do_not_stop_the_call() {
+    let inner = tower::service_fn(async |_: Request<ReplayBody<Full<Bytes>>>| {
+        let frames = futures::stream::repeat_with(|| Ok::<_, BoxError>(Frame::data(Bytes::new())));
+        let head = Response::builder().status(401).header("content-type", "application/json");
+        Ok::<_, BoxError>(head.body(StreamBody::new(frames)).unwrap())
+    });
+    let layer = layer().with_classifier(JsonCodeClassifier::new("code")).with_order(Order::PrimaryOnly);
+    let call = layer.layer(inner).oneshot(get(URI));
+    let ticking = async {
+        // Time does not pass by itself while a task is ready to run.
+        loop {
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+    };
+    let response = tokio::select! {
+        response = call => response.unwrap(),
+        () = ticking => unreachable!(),
+    };
+    assert!(Outcome::of(&response).is_refused());
 }

@@ -38,7 +38,7 @@ const CHAOS: Duration = Duration::from_secs(60);
 
 /// The time after it. What a killed replica leaves behind is over when its lease and its mark have run out and the user
 /// has logged in: calls that begin in the last third are all answered.
-const QUIET: Duration = Duration::from_secs(27);
+const QUIET: Duration = Duration::from_secs(22);
 
 const LEASE: Duration = Duration::from_secs(6);
 

@@ -55,7 +55,15 @@ async fn only_the_same_request_of_the_same_user_is_held_back() {
         let shown = format!("{other:?}");
         assert!(!call(other).await, "{shown}");
     }
-    assert!(call(first()).await, "a retry of the same");
+    let mut of_another_tenant = first();
+    of_another_tenant.headers_mut().insert("x-workspace", "b".parse().unwrap());
+    assert!(!call(of_another_tenant).await);
+    // A retry has a trace of its own.
+    let mut retry = first();
+    retry
+        .headers_mut()
+        .insert("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap());
+    assert!(call(retry).await, "a retry of the same");
     tokio::time::advance(Duration::from_secs(1)).await;
     assert!(!call(first()).await, "the cooldown is over");
 }
@@ -101,6 +109,32 @@ async fn users_told_apart_by_a_header_of_their_own_hold_nobody_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_users_upload_is_no_hint_for_anothers() {
+    use http_body_util::StreamBody;
+    // Alice's uploads are the new credential's, Bob's the old one's. Each is too large to be replayed.
+    let inner = tower::service_fn(async |request: Request<ReplayBody<_>>| {
+        let is_alice = request.headers()["x-user"] == "alice";
+        let is_new = request.headers()["authorization"] == "Bearer new";
+        let _ = request.into_body().collect().await;
+        Ok::<_, tower_credential_fallback::BoxError>(script::answer(
+            if is_alice == is_new { 200 } else { 403 },
+            "",
+        ))
+    });
+    let client = layer().with_replay_limit(1).layer(inner);
+    let upload = async |user: &str| {
+        let frames =
+            ["a", "b"].map(|text| Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from(text))));
+        let request = Request::post(URI).header("x-user", user);
+        let request = request.body(StreamBody::new(futures::stream::iter(frames))).unwrap();
+        client.clone().oneshot(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!(upload("alice").await, 403);
+    assert_eq!(upload("bob").await, 200);
+    assert_eq!(upload("alice").await, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_is_rejected_a_minute_later_is_replayed() {
     // Each rejection takes a minute: when the call began, the same request was in its cooldown.
     let server = Script::new(|asked| async move {
@@ -123,7 +157,6 @@ async fn calls_after_a_gap_in_a_move_are_answered_at_once() {
     let server = Script::statuses(move |asked| match serves.load(Ordering::SeqCst) {
         0 if !asked.is_new() => 200,
         2 if asked.is_new() => 200,
-        _ if asked.uri.path() == "/closed" => 403,
         _ => 403,
     });
     let client = layer().layer(server.clone());
@@ -293,4 +326,20 @@ async fn after_a_move_a_new_conversation_is_created_and_polled_at_one_request_a_
         attempts.map(|called| (called.by, called.attempts)),
         [(Some(Slot::Primary), 2), (Some(Slot::Primary), 1)]
     );
+}
+
+#[tokio::test]
+async fn while_few_bots_have_moved_conversations_are_made_where_most_are() {
+    let stage = Stage::set(200, false).await;
+    for (nth, (workspace, bot)) in stage.bots.iter().enumerate() {
+        assert_eq!(stage.get(&format!("/v1/bots/{bot}")).await.by, Some(Slot::Primary));
+        if nth % 10 == 0 {
+            stage.coze.move_workspace(workspace, &stage.enterprise);
+            assert_eq!(stage.get(&format!("/v1/bots/{bot}")).await.by, Some(Slot::Fallback));
+        }
+    }
+    let created = stage.create_conversation().await;
+    assert_eq!(created.by, Some(Slot::Primary));
+    let chat = stage.chat(&stage.bots[1].1, created.data["id"].as_str()).await;
+    assert_eq!((chat.code, chat.by, chat.attempts), (0, Some(Slot::Primary), 1), "{chat:?}");
 }

@@ -326,7 +326,7 @@ async fn patience_bounds_the_wait_for_a_rejection_of_announced_length() {
 }
 
 #[tokio::test]
-async fn a_panic_of_the_caller_counts_as_a_failed_call() {
+async fn a_panic_of_the_callers_own_abandons_the_call() {
     let layer = layer();
     let (client, handle) = (layer.layer(Script::new(|_| std::future::pending())), layer.handle());
     let unwound = catch_unwind(AssertUnwindSafe(|| {
@@ -336,5 +336,28 @@ async fn a_panic_of_the_caller_counts_as_a_failed_call() {
     }));
     assert!(unwound.is_err());
     let report = handle.report();
-    assert_eq!((report.failed, report.primary.attempts()), (1, 1));
+    assert_eq!((report.abandoned, report.failed, report.primary.attempts()), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_panic_that_is_caught_around_the_future_is_a_failed_call() {
+    let everybody = Everybody::new(Culprit::InnerFuture);
+    let layer = CredentialFallbackLayer::new(everybody.clone(), Credential::bearer("new").unwrap()).unwrap();
+    let (mut service, handle) = (layer.layer(everybody), layer.handle());
+    let mut call = Box::pin(service.ready().await.unwrap().call(get(URI)));
+    let caught = AssertUnwindSafe(&mut call).catch_unwind().await;
+    assert!(caught.is_err());
+    drop(call);
+    assert_eq!((handle.report().failed, handle.report().abandoned), (1, 0));
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_at_the_end_of_a_dropped_call_panics_nowhere() {
+    let everybody = Everybody::new(Culprit::ObserverEnd);
+    let endings = Endings::default();
+    let layer = layer().with_observer(everybody.clone()).with_observer(endings.clone());
+    let client = layer.layer(Script::new(|_| std::future::pending()));
+    assert!(client.oneshot(get(URI)).now_or_never().is_none());
+    assert_eq!(everybody.panics.load(Ordering::SeqCst), 1);
+    assert_eq!(*endings.0.lock().unwrap(), [Some(Ending::Abandoned)]);
 }

@@ -86,6 +86,30 @@ async fn after_a_redirect_to_another_origin_the_second_key_is_not_sent() {
 }
 
 #[tokio::test]
+async fn an_acceptance_of_a_redirects_target_teaches_nothing() {
+    for (name, client) in clients(Protocol::Http1) {
+        // A login page, to which the server sends those whom it does not know: the holder of the new key.
+        let login = Server::start(|_| async { json(200, "{}") }).await;
+        let target = login.url("/");
+        let server = Server::start(move |request| {
+            let is_new = request.headers()["x-api-key"] == "new";
+            let answer = if is_new { redirect(&target) } else { json(401, "{}") };
+            async { answer }
+        })
+        .await;
+        let layer = layer();
+        let (client, handle) = (layer.layer(client), layer.handle());
+        for _ in 0..2 {
+            let response = client.clone().oneshot(get(server.url("/"))).await.unwrap();
+            let outcome = Outcome::of(&response);
+            assert_eq!((response.status(), outcome.served_by()), (StatusCode::OK, None), "{name}");
+            assert_eq!(outcome.attempts().next().unwrap().slot, Slot::Primary, "{name}");
+        }
+        assert_eq!((handle.report().moved, handle.report().fallback.inconclusive), (0, 2), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn after_a_redirect_within_the_origin_the_second_key_is_sent() {
     for (name, client) in clients(Protocol::Http1) {
         let server = Server::start(|request| {

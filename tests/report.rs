@@ -254,6 +254,8 @@ async fn the_old_credential_is_not_said_to_be_free_while_the_new_one_is_refused(
             call("/200").await;
         }
         call(path).await;
+        // Another request's acceptance is no answer to that.
+        call("/200").await;
         let report = handle.report();
         assert_eq!(report.can_retire_primary(), expected, "{order:?} {path}: {report}");
         let is_open = report.to_string().contains("has had no clear answer from the new one");
@@ -262,6 +264,39 @@ async fn the_old_credential_is_not_said_to_be_free_while_the_new_one_is_refused(
         call("/200").await;
         assert_eq!(handle.report().can_retire_primary(), Some(true), "it is forgotten after a while");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_change_of_the_order_what_only_the_primary_was_asked_is_open() {
+    /// Serves `/moved` to the new credential; answers 503 to whoever asks for `/troubled`.
+    async fn inner(request: Request<ReplayBody<Empty<Bytes>>>) -> Result<Response<Empty<Bytes>>, BoxError> {
+        let is_new = request.headers()["authorization"] == "Bearer new";
+        let status = match request.uri().path() {
+            "/troubled" => 503,
+            _ if is_new => 200,
+            _ => 401,
+        };
+        Ok(Response::builder().status(status).body(Empty::new()).unwrap())
+    }
+    fn path<'r>(head: &'r http::request::Parts, _: &'r [u8]) -> Option<&'r str> {
+        Some(head.uri.path())
+    }
+    let token = |text| Credential::bearer(text).unwrap();
+    let layer = CredentialFallbackLayer::new(token("old"), token("new")).unwrap().with_resource_key(path);
+    let (client, handle) = (layer.layer(tower::service_fn(inner)), layer.handle());
+    let call = async |path: &str| {
+        let request = Request::get(format!("https://api.example{path}")).body(Empty::new()).unwrap();
+        drop(client.clone().oneshot(request).await);
+    };
+    call("/moved").await;
+    tokio::time::advance(2 * RECENT).await;
+    call("/moved").await;
+    call("/troubled").await;
+    handle.set_order(Order::FallbackFirst);
+    assert_eq!(handle.report().can_retire_primary(), None);
+    tokio::time::advance(RECENT).await;
+    call("/moved").await;
+    assert_eq!(handle.report().can_retire_primary(), Some(true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
 use super::seen::Seen;
@@ -113,10 +113,12 @@ impl<B: Body + Unpin> PeekBody<B> {
             let next = match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(None) => break,
                 Poll::Ready(Some(Ok(frame))) if first.is_empty() => match frame.into_data() {
-                    Ok(data) => {
+                    // An empty one in front is left to the other, which counts them.
+                    Ok(data) if data.has_remaining() => {
                         first = into_bytes(data);
                         continue;
                     }
+                    Ok(data) => Ok(Frame::data(data)),
                     Err(other) => Ok(other),
                 },
                 Poll::Ready(Some(next)) => next,

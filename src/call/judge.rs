@@ -4,13 +4,14 @@ use http::response;
 use http_body::Body;
 
 use super::Call;
+use super::request_key::RequestKey;
 use crate::answer::Answer;
 use crate::body::{CannotRewind, Rewind};
 use crate::classify::{Rejection, RejectionKind};
 use crate::layer::Shared;
 use crate::origin::led_to_another_origin;
 use crate::outcome::{NoReplay, Verdict};
-use crate::preference::{HINT_FOR, Slot};
+use crate::preference::Slot;
 use crate::provider::AuthProvider;
 
 /// What follows from a judgement.
@@ -60,6 +61,11 @@ impl Call {
     {
         let policy = &shared.policy;
         let slot = self.facts.sent.unwrap_or(Slot::Primary);
+        let verdict = match verdict {
+            // Whoever answers elsewhere has not served the request: it may be a login page.
+            Verdict::Accepted if self.is_from_elsewhere(head) => Verdict::Inconclusive,
+            verdict => verdict,
+        };
         self.facts.ledger.answered(&policy.live.stats, slot, verdict);
         if verdict == Verdict::Accepted {
             self.note_acceptance(policy, slot);
@@ -69,6 +75,17 @@ impl Call {
             Verdict::Rejected(rejection) => self.judge_rejection(shared, head, slot, rejection, rewind),
             Verdict::Accepted | Verdict::Inconclusive => Step::Final,
         }
+    }
+
+    /// Whether a redirect inside is known to have led to another origin.
+    #[inline]
+    fn is_from_elsewhere(&self, head: &response::Parts) -> bool {
+        !head.extensions.is_empty()
+            && led_to_another_origin(
+                |answered| self.is_at_origin_of(answered),
+                || self.uri(),
+                &head.extensions,
+            )
     }
 
     #[cold]
@@ -85,7 +102,7 @@ impl Call {
         E: AuthProvider + 'static,
     {
         let policy = &shared.policy;
-        let is_strangers = led_to_another_origin(|| self.uri(), &head.extensions);
+        let is_strangers = self.is_from_elsewhere(head);
         if is_strangers {
             // Whoever refused there never was to see our credential: it says nothing about it.
             self.facts.ledger.note_redirect();
@@ -102,9 +119,11 @@ impl Call {
         if let Some(reason) = self.facts.final_because.take() {
             return Step::Refuse(reason);
         }
-        self.facts.request_key = policy.request_key(
+        self.facts.request_key = RequestKey::new(
+            policy.live.memory(),
             self.snapshot.method(),
             &self.snapshot.uri(),
+            self.snapshot.headers(),
             self.snapshot.extensions(),
             self.facts.key,
         );
@@ -124,7 +143,7 @@ impl Call {
             Err(reason) => {
                 // We cannot send it again, but the caller may. A source that has failed says nothing of the next.
                 if reason == CannotRewind::TooLarge {
-                    policy.live.hints.insert(self.facts.request_key, slot.other(), HINT_FOR);
+                    self.leave_hint(policy, slot.other());
                 }
                 Step::Refuse(reason.into())
             }

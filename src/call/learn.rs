@@ -24,13 +24,13 @@ impl Call {
         };
         let is_plain =
             is_as_before && facts.ledger.is_at_once() && facts.hint.is_none() && facts.left.is_none();
-        let is_needed = !is_plain && self.learn_from_acceptance(policy, slot);
+        let is_needed = !is_plain && self.learn_from_acceptance(policy, slot, is_as_before);
         policy.live.stats.accepted(slot, facts.key, is_needed, now);
     }
 
     /// Says whether the other slot was of no use.
     #[cold]
-    fn learn_from_acceptance(&self, policy: &Policy, slot: Slot) -> bool {
+    fn learn_from_acceptance(&self, policy: &Policy, slot: Slot, is_as_before: bool) -> bool {
         let outcome = self.facts.ledger.outcome();
         let first = outcome.attempts().next();
         let rejected = first.filter(|first| first.rejection().is_some()).map(|first| first.slot);
@@ -39,15 +39,18 @@ impl Call {
         let memory = policy.live.memory();
         if let Some(key) = self.facts.key {
             // The other slot was rejected for it: now, or in the call before that left a hint.
-            if rejected == Some(slot.other()) || was_hint_right {
-                memory.learn(key, slot, self.facts.as_of);
+            let has_moved = if rejected == Some(slot.other()) || was_hint_right {
+                memory.learn(key, slot, self.facts.as_of)
             } else {
                 let is_chance = self.facts.is_pinned || unavailable.is_some();
-                memory.note_served(key, slot, is_chance);
+                !is_as_before && memory.note_served(key, slot, is_chance)
+            };
+            if has_moved {
+                policy.live.stats.moved(slot);
             }
         } else if was_hint_right {
             // No resource can be remembered, but the hint was right.
-            policy.live.hints.insert(self.facts.request_key, slot, HINT_FOR);
+            self.leave_hint(policy, slot);
         }
         if let (Some(left), Some((_, memory))) = (&self.facts.left, &policy.left_behind) {
             let is_telling = !self.facts.ledger.was_a_token_invalid();
@@ -63,29 +66,35 @@ impl Call {
         {
             let first = self.facts.ledger.outcome().attempts().next().map_or(slot, |first| first.slot);
             if let Some(other) = left.rejected(memory, first, slot) {
-                policy.live.hints.insert(self.facts.request_key, other, HINT_FOR);
+                self.leave_hint(policy, other);
             }
         }
         if let Some(key) = self.facts.cooldown_key {
-            policy.live.cooldowns.insert(key, (), policy.cooldown);
+            policy.live.cooldowns.insert(key, key, (), policy.cooldown);
         }
+    }
+
+    /// The next call with this request begins with this slot, once.
+    pub(super) fn leave_hint(&self, policy: &Policy, slot: Slot) {
+        let group = self.facts.key.unwrap_or_default();
+        policy.live.hints.insert(group, self.facts.request_key.0, slot, HINT_FOR);
     }
 
     /// The call is dropped: settles it, if it has not ended.
     #[inline]
-    pub(crate) fn settle(&mut self, policy: &Policy) {
+    pub(crate) fn settle(&mut self, policy: &Policy, has_panicked: bool) {
         if !self.facts.ledger.has_ended() {
-            self.abandon(policy);
+            self.give_up(policy, has_panicked);
         }
     }
 
     #[cold]
-    fn abandon(&mut self, policy: &Policy) {
+    fn give_up(&mut self, policy: &Policy, has_panicked: bool) {
         let first = self.facts.ledger.outcome().attempts().next().map(|first| first.slot);
         // A caller that has not waited for the second attempt may come back: it begins where this one ended.
-        if self.facts.is_replaying && first.is_some_and(|first| first != self.facts.next) {
-            policy.live.hints.insert(self.facts.request_key, self.facts.next, HINT_FOR);
+        if self.facts.is_replaying && !has_panicked && first.is_some_and(|first| first != self.facts.next) {
+            self.leave_hint(policy, self.facts.next);
         }
-        self.facts.ledger.give_up(&policy.live);
+        self.facts.ledger.give_up(&policy.live, has_panicked);
     }
 }

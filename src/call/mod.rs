@@ -22,6 +22,9 @@ use crate::provider::{AuthProvider, CredentialError, CredentialFuture};
 mod judge;
 mod learn;
 mod plan;
+mod request_key;
+
+use request_key::RequestKey;
 
 /// What is known of the call, whatever state it is in.
 #[derive(Default)]
@@ -49,7 +52,7 @@ struct Facts {
     /// The resource, as the memory knows it.
     key: Option<u64>,
     /// The request, as hints know it: set when the first attempt is rejected.
-    request_key: u64,
+    request_key: RequestKey,
     /// The request with its content and both credentials, as cooldowns know it: set when the second attempt is sent.
     cooldown_key: Option<u64>,
     /// The version of what is known of the resource, as of the last attempt.
@@ -86,7 +89,7 @@ impl Default for Facts {
             hint: None,
             is_replaying: false,
             key: None,
-            request_key: 0,
+            request_key: RequestKey::default(),
             cooldown_key: None,
             as_of: 0,
             left: None,
@@ -150,6 +153,15 @@ impl Call {
     fn sent<'c, P, E>(&'c self, shared: &'c Shared<P, E>) -> Option<(Slot, &'c Credential)> {
         let slot = self.facts.sent?;
         Some((slot, self.facts.credential.as_ref().or_else(|| shared.fixed(slot))?))
+    }
+
+    /// Whether this URI has the scheme and authority that were asked, as they are written.
+    fn is_at_origin_of(&self, uri: &Uri) -> bool {
+        match &self.facts.head {
+            Head::None => false,
+            Head::Whole => self.snapshot.is_at_origin_of(uri),
+            Head::Uri(asked) => asked.scheme() == uri.scheme() && asked.authority() == uri.authority(),
+        }
     }
 
     /// Where the request went.
@@ -294,11 +306,11 @@ impl Call {
         // Content that streams is not known, so no other request can be the same.
         self.facts.cooldown_key = content.map(|content| {
             let (one, other) = (sent.secret(), credential.secret());
-            let request = self.facts.request_key.to_ne_bytes();
+            let request = self.facts.request_key.0.to_ne_bytes();
             // The order of the two does not matter: the next call may begin with the other.
             live.memory().hash(&[&request, content, one.min(other), one.max(other)])
         });
-        if self.facts.cooldown_key.is_some_and(|key| live.cooldowns.get(key).is_some()) {
+        if self.facts.cooldown_key.is_some_and(|key| live.cooldowns.get(key, key).is_some()) {
             return Err(NoReplay::CoolingDown);
         }
         Ok(credential)
@@ -306,7 +318,7 @@ impl Call {
 
     /// The second attempt is about to be sent.
     pub(crate) fn send_again(&mut self, policy: &Policy, credential: Credential) {
-        self.facts.as_of = self.facts.key.map_or(0, |key| policy.live.memory().version(key));
+        self.facts.as_of = policy.live.memory().version();
         self.facts.ledger.sent(&policy.live.stats, self.facts.next, true);
         self.facts.sent = Some(self.facts.next);
         self.facts.credential = Some(credential);

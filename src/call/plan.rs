@@ -3,6 +3,7 @@
 use http::request;
 
 use super::Call;
+use super::request_key::{RequestKey, headers_of};
 use crate::outcome::NoReplay;
 use crate::policy::Policy;
 use crate::preference::{CredentialChoice, Left, Order, Slot};
@@ -17,7 +18,7 @@ impl Call {
         let live = &*policy.live;
         self.facts.key = policy.key(head, content.unwrap_or_default());
         self.facts.known = self.facts.key.and_then(|key| live.memory().recall(key));
-        self.facts.as_of = self.facts.known.map_or(0, |known| known.version);
+        self.facts.as_of = live.memory().version();
         if let Some((rule, memory)) = &policy.left_behind {
             let name = rule.find(head, content.unwrap_or_default());
             self.facts.left = name.map(|name| Box::new(Left::new(memory, head, name)));
@@ -40,25 +41,29 @@ impl Call {
         slot
     }
 
-    /// The slot that this very request has a hint for, or that is known to serve the resource, or that serves most.
+    /// The slot that this very request has a hint for, or that is known to serve the resource, or that is usual.
     #[inline]
     fn adaptive_slot(&mut self, policy: &Policy, head: &request::Parts) -> Slot {
         let live = &*policy.live;
-        if !live.hints.is_empty() {
-            let key = policy.request_key(&head.method, &head.uri, &head.extensions, self.facts.key);
-            if let Some(slot) = live.hints.take(key) {
-                (self.facts.hint, self.facts.request_key) = (Some(slot), key);
+        let key = self.facts.key;
+        if live.hints.may_have(key.unwrap_or_default()) {
+            let headers = headers_of(&head.headers);
+            let request =
+                RequestKey::new(live.memory(), &head.method, &head.uri, headers, &head.extensions, key);
+            if let Some(slot) = live.hints.take(key.unwrap_or_default(), request.0) {
+                (self.facts.hint, self.facts.request_key) = (Some(slot), request);
                 return slot;
             }
         }
+        let Some(key) = key else {
+            return live.usual_slot();
+        };
         if let Some(slot) = self.facts.known.and_then(|known| known.slot) {
             return slot;
         }
         match live.memory().usual_slot() {
             // One that was seen begins where it was served.
-            Slot::Fallback if self.facts.key.is_some_and(|key| live.stats.is_of_primary(key)) => {
-                Slot::Primary
-            }
+            Slot::Fallback if live.stats.is_of_primary(key) => Slot::Primary,
             usual => usual,
         }
     }

@@ -20,6 +20,8 @@ struct Watchers {
     sent: Option<Instant>,
     /// How long the last answered attempt took.
     took: Duration,
+    /// Whether the call is being dropped, so that a panic of an observer stops here. The panic hook hears it.
+    swallows_panics: bool,
 }
 
 impl Watch {
@@ -31,6 +33,7 @@ impl Watch {
             started: Instant::now(),
             sent: None,
             took: Duration::ZERO,
+            swallows_panics: false,
         }));
         for observer in observers {
             // Each is known as soon as it has begun: if the next one panics, this one is told the end.
@@ -54,6 +57,13 @@ impl Watch {
     fn tell(&mut self, event: CallEvent<'_>) {
         if let Some(watchers) = &mut self.0 {
             watchers.event(event);
+        }
+    }
+
+    /// The call is being dropped: from now on, no panic of an observer goes through.
+    pub(crate) fn swallow_panics(&mut self) {
+        if let Some(watchers) = &mut self.0 {
+            watchers.swallows_panics = true;
         }
     }
 
@@ -87,7 +97,7 @@ impl Watch {
 }
 
 impl Watchers {
-    /// Tells all of them, whichever panics; then the first panic goes on. While the call unwinds already, none does.
+    /// Tells all of them, whichever panics; then the first panic goes on, unless the call is being dropped.
     fn event(&mut self, event: CallEvent<'_>) {
         match event {
             CallEvent::Attempt { .. } => self.sent = Some(Instant::now()),
@@ -102,7 +112,7 @@ impl Watchers {
                 panicked.get_or_insert(panic);
             }
         }
-        if let Some(panic) = panicked.filter(|_| !std::thread::panicking()) {
+        if let Some(panic) = panicked.filter(|_| !self.swallows_panics) {
             resume_unwind(panic);
         }
     }
@@ -173,6 +183,7 @@ mod tests {
         impl Drop for Call {
             fn drop(&mut self) {
                 // A panic that leaves this would end the process.
+                self.0.swallow_panics();
                 self.0.end(|| Ending::Failed);
             }
         }

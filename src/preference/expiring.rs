@@ -1,7 +1,7 @@
 //! [`Expiring`]: a few values, each for a limited time.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,18 +16,26 @@ const SWEEP_FROM: usize = 64;
 /// A year: the clock can add it to any time.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Maps hashes to values that expire.
+/// Maps hashes to values that expire. A value belongs to a group, such as the resource of a request.
 ///
-/// All of its callers are rare: a rejection, or a failure. While it is empty, a lookup is one atomic load.
+/// Insertions are rare: they follow a rejection, or a failure. A lookup in a group that has no value is one atomic load.
 pub(crate) struct Expiring<V> {
     entries: Mutex<Entries<V>>,
-    /// Equals the number of entries, expired ones included.
-    len: AtomicUsize,
+    /// A bit for each group that has a value. Groups may share a bit.
+    groups: AtomicU64,
 }
 
 struct Entries<V> {
     by_key: HashMap<u64, Entry<V>>,
     sweep_at: usize,
+    /// When the last of them expires, or later.
+    last_until: Option<Instant>,
+}
+
+struct Entry<V> {
+    value: V,
+    until: Instant,
+    group: u64,
 }
 
 impl<V> Entries<V> {
@@ -47,54 +55,62 @@ impl<V> Entries<V> {
     }
 }
 
-struct Entry<V> {
-    value: V,
-    until: Instant,
-}
-
 impl<V: Copy> Expiring<V> {
     pub(crate) fn new() -> Self {
-        let entries = Entries { by_key: HashMap::new(), sweep_at: SWEEP_FROM };
-        Self { entries: Mutex::new(entries), len: AtomicUsize::new(0) }
+        let entries = Entries { by_key: HashMap::new(), sweep_at: SWEEP_FROM, last_until: None };
+        Self { entries: Mutex::new(entries), groups: AtomicU64::new(0) }
     }
 
     /// Keeps `value` for this long; not at all for a zero duration.
     ///
     /// Returns whether it had to remove an entry that had not expired.
-    pub(crate) fn insert(&self, key: u64, value: V, duration: Duration) -> bool {
+    pub(crate) fn insert(&self, group: u64, key: u64, value: V, duration: Duration) -> bool {
         if duration.is_zero() {
             return false;
         }
         let now = Instant::now();
         let mut entries = self.lock();
         let has_removed = entries.by_key.len() >= entries.sweep_at && entries.sweep(now);
-        entries.by_key.insert(key, Entry { value, until: now + duration.min(FOREVER) });
-        self.len.store(entries.by_key.len(), Ordering::Release);
+        let until = now + duration.min(FOREVER);
+        entries.last_until = entries.last_until.max(Some(until));
+        entries.by_key.insert(key, Entry { value, until, group });
+        self.note_groups(&entries);
         has_removed
     }
 
+    /// Whether the group may have a value.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len.load(Ordering::Acquire) == 0
+    pub(crate) fn may_have(&self, group: u64) -> bool {
+        self.groups.load(Ordering::Acquire) & bit(group) != 0
     }
 
-    pub(crate) fn get(&self, key: u64) -> Option<V> {
-        if self.is_empty() {
+    pub(crate) fn get(&self, group: u64, key: u64) -> Option<V> {
+        self.look_up(group, key, false)
+    }
+
+    /// As [`get`](Self::get), and removes it.
+    pub(crate) fn take(&self, group: u64, key: u64) -> Option<V> {
+        self.look_up(group, key, true)
+    }
+
+    fn look_up(&self, group: u64, key: u64, is_taken: bool) -> Option<V> {
+        if !self.may_have(group) {
             return None;
         }
         let now = Instant::now();
-        self.lock().by_key.get(&key).filter(|entry| now < entry.until).map(|entry| entry.value)
-    }
-
-    /// Removes the entry; returns its value if that has not expired.
-    pub(crate) fn take(&self, key: u64) -> Option<V> {
-        if self.is_empty() {
-            return None;
-        }
         let mut entries = self.lock();
-        let removed = entries.by_key.remove(&key)?;
-        self.len.store(entries.by_key.len(), Ordering::Release);
-        (Instant::now() < removed.until).then_some(removed.value)
+        let found = entries.by_key.get(&key).filter(|entry| now < entry.until).map(|entry| entry.value);
+        let is_over = entries.last_until.is_none_or(|until| until <= now);
+        if is_over {
+            // Lookups cost nothing again.
+            entries.by_key.clear();
+        } else if is_taken {
+            entries.by_key.remove(&key);
+        }
+        if is_over || is_taken && found.is_some() {
+            self.note_groups(&entries);
+        }
+        found
     }
 
     /// The values that have not expired.
@@ -104,10 +120,20 @@ impl<V: Copy> Expiring<V> {
         entries.by_key.values().filter(|entry| now < entry.until).map(|entry| entry.value).collect()
     }
 
+    fn note_groups(&self, entries: &Entries<V>) {
+        let groups = entries.by_key.values().fold(0, |groups, entry| groups | bit(entry.group));
+        self.groups.store(groups, Ordering::Release);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries<V>> {
         // Nothing in here runs foreign code.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Groups are hashes: their upper bits are as good as any.
+fn bit(group: u64) -> u64 {
+    1 << (group >> 58)
 }
 
 #[cfg(test)]
@@ -119,22 +145,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_value_expires_and_can_be_taken_once() {
         let map = Expiring::new();
-        assert!(map.is_empty() && map.get(1).is_none() && map.take(1).is_none());
-        map.insert(1, 'a', SECOND);
-        map.insert(2, 'b', Duration::MAX);
-        map.insert(3, 'c', Duration::ZERO);
-        assert_eq!((map.get(1), map.get(2), map.get(3)), (Some('a'), Some('b'), None));
+        assert!(!map.may_have(1) && map.get(1, 1).is_none() && map.take(1, 1).is_none());
+        map.insert(1, 1, 'a', SECOND);
+        map.insert(2, 2, 'b', 9 * SECOND);
+        map.insert(3, 3, 'c', Duration::ZERO);
+        assert_eq!((map.get(1, 1), map.get(2, 2), map.get(3, 3)), (Some('a'), Some('b'), None));
         tokio::time::advance(SECOND).await;
-        assert_eq!((map.get(1), map.take(1)), (None, None));
-        assert_eq!((map.values(), map.take(2), map.take(2)), (vec!['b'], Some('b'), None));
-        assert!(map.is_empty());
+        assert_eq!((map.get(1, 1), map.take(1, 1)), (None, None));
+        assert_eq!((map.values(), map.take(2, 2), map.take(2, 2)), (vec!['b'], Some('b'), None));
+        map.insert(1, 1, 'a', Duration::MAX);
+        assert_eq!(map.get(1, 1), Some('a'));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_costs_nothing_once_its_values_are_taken_or_expired() {
+        let map = Expiring::new();
+        let (one, other) = (0, 1 << 60);
+        map.insert(one, 7, (), SECOND);
+        assert!(map.may_have(one) && !map.may_have(other));
+        map.take(one, 7);
+        assert!(!map.may_have(one));
+        map.insert(one, 7, (), SECOND);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(map.get(one, 8), None);
+        assert!(!map.may_have(one));
     }
 
     #[tokio::test(start_paused = true)]
     async fn expired_entries_take_no_memory() {
         let map = Expiring::new();
         for key in 0..10 * CAPACITY as u64 {
-            assert!(!map.insert(key, (), SECOND));
+            assert!(!map.insert(key, key, (), SECOND));
             tokio::time::advance(SECOND / 10).await;
         }
         assert!(map.lock().by_key.len() <= SWEEP_FROM + 1);
@@ -144,11 +185,12 @@ mod tests {
     async fn when_it_is_full_the_entries_that_expire_soonest_make_room() {
         let map = Expiring::new();
         for key in 0..CAPACITY as u64 {
-            assert!(!map.insert(key, key, SECOND * (1 + key as u32)));
+            assert!(!map.insert(0, key, key, SECOND * (1 + key as u32)));
         }
-        assert!(map.insert(u64::MAX, 0, SECOND));
+        assert!(map.insert(0, u64::MAX, 0, SECOND));
         let quarter = CAPACITY as u64 / 4;
-        assert_eq!((map.get(0), map.get(quarter), map.get(quarter + 1)), (None, None, Some(quarter + 1)));
-        assert_eq!((map.get(u64::MAX), map.values().len()), (Some(0), CAPACITY - CAPACITY / 4));
+        let found = |key| map.get(0, key);
+        assert_eq!((found(0), found(quarter), found(quarter + 1)), (None, None, Some(quarter + 1)));
+        assert_eq!((found(u64::MAX), map.values().len()), (Some(0), CAPACITY - CAPACITY / 4));
     }
 }

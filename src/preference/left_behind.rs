@@ -87,7 +87,7 @@ impl Left {
 
     /// The first attempt is about to be sent. Says whether to take it out.
     pub(crate) fn begin(&mut self, memory: &LeftMemory, slot: Slot) -> bool {
-        self.was_hinted = memory.hints.take(self.stale_key(slot)).is_some();
+        self.was_hinted = memory.hints.take(self.stale_key(slot), self.stale_key(slot)).is_some();
         self.is_removed = self.was_hinted || self.is_stale(memory, slot);
         self.was_removed_first = self.is_removed;
         self.is_removed
@@ -95,7 +95,7 @@ impl Left {
 
     /// Whether this slot is known to reject it.
     fn is_stale(&self, memory: &LeftMemory, slot: Slot) -> bool {
-        memory.stale.get(self.stale_key(slot)).is_some()
+        memory.stale.get(self.stale_key(slot), self.stale_key(slot)).is_some()
     }
 
     /// The slot that goes on after a rejection, given the slot that is known to serve the resource. Takes it out if the
@@ -110,12 +110,12 @@ impl Left {
     /// The request was accepted, after a rejection by `rejected` if there was one that says something of it.
     pub(crate) fn accepted(&self, memory: &LeftMemory, slot: Slot, rejected: Option<Slot>) {
         if !self.is_removed && self.owner != slot {
-            memory.owners.learn(self.owner_key, slot, memory.owners.version(self.owner_key));
+            memory.owners.learn(self.owner_key, slot, memory.owners.version());
         }
         // One slot has rejected it with this, and accepted it without.
         let is_proven = rejected == Some(slot) || (self.was_hinted && rejected.is_none());
         if self.is_removed && is_proven {
-            memory.stale.insert(self.stale_key(slot), (), STALE_FOR);
+            memory.stale.insert(self.stale_key(slot), self.stale_key(slot), (), STALE_FOR);
         }
     }
 
@@ -131,7 +131,7 @@ impl Left {
             return None;
         }
         // The second cannot serve the resource; if the first can, this is what it has rejected.
-        memory.hints.insert(self.stale_key(first), (), HINT_FOR);
+        memory.hints.insert(self.stale_key(first), self.stale_key(first), (), HINT_FOR);
         Some(first)
     }
 

@@ -28,7 +28,7 @@ const MOST_LEANING: i8 = 16;
 /// Two resources share an entry if their 64-bit hashes, keyed at random, collide. That costs a rejection and a
 /// replay when they differ, never a wrong answer.
 pub(crate) struct Memory {
-    entries: Cache<u64, Entry>,
+    entries: Cache<u64, Known>,
     /// Until something is remembered, nothing is looked up: no lock is touched while nothing has moved.
     in_use: AtomicBool,
     /// Above zero, most resources that were lately learnt need the fallback.
@@ -53,7 +53,12 @@ pub(crate) struct Known {
     pub(crate) fallback_at: Option<Instant>,
 }
 
-type Entry = Known;
+impl Known {
+    /// Whether there is evidence for this slot.
+    fn is_learnt_of(&self, slot: Slot) -> bool {
+        self.version > 0 && self.slot == Some(slot)
+    }
+}
 
 impl Memory {
     pub(crate) fn new() -> Self {
@@ -119,26 +124,29 @@ impl Memory {
         if self.is_in_use() { look_up(self, key) } else { None }
     }
 
-    /// The version of what is known of a resource, for [`learn`](Self::learn).
-    pub(crate) fn version(&self, key: u64) -> u64 {
-        self.recall(key).map_or(0, |known| known.version)
+    /// The version of the newest evidence, for [`learn`](Self::learn).
+    pub(crate) fn version(&self) -> u64 {
+        self.versions.load(Ordering::Acquire)
     }
 
     /// One slot was rejected, then `slot` served it. `as_of` is the [`version`](Self::version) when the request was sent
-    /// that `slot` served: what was learnt since then is newer, and stays.
-    pub(crate) fn learn(&self, key: u64, slot: Slot, as_of: u64) {
+    /// that `slot` served: what was learnt of the resource since then is newer, and stays.
+    ///
+    /// Returns whether the resource has moved: the other slot was the last to serve it.
+    pub(crate) fn learn(&self, key: u64, slot: Slot, as_of: u64) -> bool {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.recall(key);
-        if known.map_or(0, |known| known.version) != as_of {
-            return;
+        if known.is_some_and(|known| known.version > as_of) {
+            return false;
         }
         if let Some(outbox) = &self.outbox
-            && known.and_then(|known| known.slot).unwrap_or(Slot::Primary) != slot
+            && known.is_none_or(|known| !known.is_learnt_of(slot))
         {
             // If it is full, the others learn it by themselves.
             let _ = outbox.try_send(Learnt::new(key, slot));
         }
         self.insert_learnt(key, slot, known);
+        is_by_fallback(known) != (slot == Slot::Fallback)
     }
 
     /// Another replica has learnt it.
@@ -146,9 +154,7 @@ impl Memory {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.recall(key) {
             // What was learnt here comes back from there.
-            Some(known) if known.slot == Some(slot) && known.version > 0 => {}
-            // The primary serves what nobody has found elsewhere: that needs no entry.
-            None if slot == Slot::Primary => {}
+            Some(known) if known.is_learnt_of(slot) => {}
             known => self.insert_learnt(key, slot, known),
         }
     }
@@ -157,7 +163,7 @@ impl Memory {
         if before.is_none_or(|before| before.slot != Some(slot)) {
             self.lean_to(slot);
         }
-        let version = 1 + self.versions.fetch_add(1, Ordering::Relaxed);
+        let version = 1 + self.versions.fetch_add(1, Ordering::AcqRel);
         let fallback_at = (slot == Slot::Fallback).then(Instant::now);
         self.insert(key, Known { slot: Some(slot), version, fallback_at });
     }
@@ -165,10 +171,13 @@ impl Memory {
     /// `slot` served it at once. That says nothing of the other slot, so it changes no preference. Where there is none, the
     /// resource begins there from now on, unless the slot came first by chance: by the caller's choice, or since the other
     /// had no credential.
-    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_chance: bool) {
+    ///
+    /// Returns whether the resource has moved: the other slot was the last to serve it.
+    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_chance: bool) -> bool {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let fallback_at = (slot == Slot::Fallback).then(Instant::now);
-        match self.recall(key) {
+        let known = self.recall(key);
+        match known {
             Some(known) => self.insert(key, Known { fallback_at, ..known }),
             // That the primary serves it needs no entry.
             None if slot == Slot::Primary => {}
@@ -177,6 +186,7 @@ impl Memory {
                 self.insert(key, Known { slot, version: 0, fallback_at });
             }
         }
+        is_by_fallback(known) != (slot == Slot::Fallback)
     }
 
     /// This slot was needed for a resource: the other one was rejected.
@@ -197,7 +207,7 @@ impl Memory {
 
     /// Whether the resource was last served by the fallback.
     pub(crate) fn has_moved(&self, key: u64) -> bool {
-        self.recall(key).is_some_and(|known| known.fallback_at.is_some())
+        is_by_fallback(self.recall(key))
     }
 
     /// Whether there may be more than can be counted.
@@ -210,10 +220,14 @@ impl Memory {
         self.in_use.load(Ordering::Acquire)
     }
 
-    fn insert(&self, key: u64, entry: Entry) {
-        self.entries.insert(key, entry);
+    fn insert(&self, key: u64, known: Known) {
+        self.entries.insert(key, known);
         self.in_use.store(true, Ordering::Release);
     }
+}
+
+fn is_by_fallback(known: Option<Known>) -> bool {
+    known.is_some_and(|known| known.fallback_at.is_some())
 }
 
 impl fmt::Debug for Memory {
@@ -246,7 +260,7 @@ mod tests {
         served(Slot::Fallback);
         assert_eq!((slot(&memory, key), memory.has_moved(key)), (None, true));
 
-        memory.learn(key, Slot::Primary, 0);
+        memory.learn(key, Slot::Primary, u64::MAX);
         assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Primary), false));
         served(Slot::Fallback);
         assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Primary), true));
@@ -254,7 +268,7 @@ mod tests {
         assert_eq!((slot(&memory, key), memory.has_moved(key)), (Some(Slot::Primary), false));
 
         for resource in 0..3 * CAPACITY as u64 {
-            memory.learn(resource, Slot::Fallback, 0);
+            memory.learn(resource, Slot::Fallback, u64::MAX);
         }
         assert!(memory.entries.len() <= CAPACITY);
     }
@@ -262,26 +276,36 @@ mod tests {
     #[test]
     fn older_evidence_does_not_overwrite_newer() {
         let memory = Memory::new();
-        let as_of = memory.version(2);
+        let as_of = memory.version();
         memory.learn(2, Slot::Primary, as_of);
         memory.learn(2, Slot::Fallback, as_of);
         assert_eq!(slot(&memory, 2), Some(Slot::Primary));
+        let as_of = memory.version();
         memory.adopt(2, Slot::Fallback);
-        memory.learn(2, Slot::Primary, as_of + 1);
+        memory.learn(2, Slot::Primary, as_of);
         assert_eq!(slot(&memory, 2), Some(Slot::Fallback));
-        memory.learn(2, Slot::Primary, memory.version(2));
+        memory.learn(2, Slot::Primary, memory.version());
         assert_eq!(slot(&memory, 2), Some(Slot::Primary));
+        // What was learnt of another resource is no matter.
+        let as_of = memory.version();
+        memory.learn(4, Slot::Primary, as_of);
+        memory.learn(2, Slot::Fallback, as_of);
+        assert_eq!(slot(&memory, 2), Some(Slot::Fallback));
     }
 
     #[test]
     fn unknown_resources_begin_with_the_slot_that_most_needed_lately() {
         let memory = Memory::new();
-        let resources = |from: u64, slot| (from..from + 40).for_each(|key| memory.learn(2 * key, slot, 0));
+        let resources = |from: u64, slot| {
+            (from..from + 40).for_each(|key| {
+                let _ = memory.learn(2 * key, slot, u64::MAX);
+            })
+        };
         resources(0, Slot::Primary);
         assert_eq!(memory.usual_slot(), Slot::Primary);
         resources(100, Slot::Fallback);
         assert_eq!(memory.usual_slot(), Slot::Fallback);
-        memory.learn(1, Slot::Primary, 0);
+        memory.learn(1, Slot::Primary, u64::MAX);
         assert_eq!(memory.usual_slot(), Slot::Fallback, "one is not most");
         resources(200, Slot::Primary);
         assert_eq!(memory.usual_slot(), Slot::Primary);

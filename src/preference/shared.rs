@@ -1,5 +1,6 @@
 //! [`SharedPreferences`]: what one replica has learnt, all know.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -99,7 +100,7 @@ impl SharedPreferences {
         let seed = log.seed(fastrand::u64(..)).await?;
         let memory = Arc::new(Memory::shared(seed, outbox));
         let mut reader = Reader { log, after: None };
-        reader.catch_up(&memory).await?;
+        reader.catch_up(&memory, &[]).await?;
         tokio::spawn(keep_up(reader, Arc::downgrade(&memory), learnt));
         Ok(Self { memory })
     }
@@ -118,10 +119,16 @@ struct Reader<L> {
 }
 
 impl<L: PreferenceLog> Reader<L> {
-    async fn catch_up(&mut self, memory: &Memory) -> Result<(), BoxError> {
+    /// Adopts what others have written. What is still `unwritten` here will stand behind that, and stays.
+    async fn catch_up(&mut self, memory: &Memory, unwritten: &[Learnt]) -> Result<(), BoxError> {
+        let unwritten: HashSet<u64> = unwritten.iter().map(|learnt| learnt.resource).collect();
         loop {
             let (learnt, Some(after)) = self.log.read(self.after.as_deref()).await? else { return Ok(()) };
-            learnt.iter().for_each(|learnt| memory.adopt(learnt.resource, learnt.slot));
+            for learnt in learnt {
+                if !unwritten.contains(&learnt.resource) {
+                    memory.adopt(learnt.resource, learnt.slot);
+                }
+            }
             self.after = Some(after);
         }
     }
@@ -151,7 +158,7 @@ async fn keep_up<L: PreferenceLog>(
         if Instant::now() >= next_look {
             let Some(memory) = memory.upgrade() else { return };
             // If it fails, the next time is soon enough.
-            let _ = reader.catch_up(&memory).await;
+            let _ = reader.catch_up(&memory, &unwritten).await;
             next_look = Instant::now() + INTERVAL;
         }
     }
@@ -231,7 +238,7 @@ mod tests {
     }
 
     fn learn(memory: &Memory, key: u64, slot: Slot) {
-        memory.learn(key, slot, memory.version(key));
+        memory.learn(key, slot, memory.version());
     }
 
     async fn a_while() {
@@ -267,7 +274,8 @@ mod tests {
             learn(&memory, key(&memory, "never moved"), Slot::Primary);
         }
         a_while().await;
-        assert_eq!(log.entries(), [Learnt::new(key(&memory, "a"), Slot::Fallback)]);
+        let told = [("a", Slot::Fallback), ("never moved", Slot::Primary)];
+        assert_eq!(log.entries(), told.map(|(name, slot)| Learnt::new(key(&memory, name), slot)));
     }
 
     #[tokio::test(start_paused = true)]

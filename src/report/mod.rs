@@ -55,9 +55,12 @@ pub struct Report {
     pub not_moved: usize,
     /// Whether there are more resources than are counted (some 10,000 of each).
     pub has_more_resources: bool,
-    /// How long ago something was asked that the fallback has given no clear answer to: it was rejected while the primary
-    /// was not asked or gave no clear answer either, its provider had no credential, or it has not served the same within
-    /// [`RECENT`]. An acceptance of the fallback closes the question.
+    /// How long ago a call last left open whether the old credential is needed:
+    ///
+    /// - The fallback was rejected, or its provider had no credential, and the primary was not asked or gave no clear answer.
+    /// - The fallback gave no clear answer about a resource that it has not served within [`RECENT`]. It closes this
+    ///   question when it serves the resource. Requests that are about no single resource count as one.
+    /// - The primary alone was asked, and gave no clear answer.
     pub last_open: Option<Duration>,
     /// How the calls of the last 15 minutes ([`RECENT`]) ended.
     pub recent: Endings,
@@ -106,7 +109,8 @@ impl Report {
         let slot = |slot| SlotReport::new(stats, slot, now);
         let [by_primary, by_fallback, inconclusive, in_vain] = stats.endings(now);
         let (asked, dropped_at) = stats.open.last();
-        let last_open = asked.map_or(0, |asked| stats.at(asked)).max(dropped_at);
+        let last_open =
+            asked.map_or(0, |asked| stats.at(asked)).max(dropped_at).max(read(&stats.last_denied));
         Self {
             order,
             age: stats.started.elapsed(),

@@ -40,7 +40,7 @@ impl OpenQuestions {
     }
 
     pub(super) fn ask(&self, subject: Subject, now: u64) {
-        if self.since.insert(subject.0, Instant::now(), RECENT) {
+        if self.since.insert(subject.0, subject.0, Instant::now(), RECENT) {
             self.dropped_at.store(now, Ordering::Relaxed);
         }
     }
@@ -48,8 +48,8 @@ impl OpenQuestions {
     /// The fallback has served it.
     #[inline]
     pub(super) fn answer(&self, subject: Subject) {
-        if !self.since.is_empty() {
-            self.since.take(subject.0);
+        if self.since.may_have(subject.0) {
+            self.since.take(subject.0, subject.0);
         }
     }
 

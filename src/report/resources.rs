@@ -1,7 +1,7 @@
 //! [`Resources`]: the resources that the primary has answered for, and who has answered for them last.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use crate::preference::Slot;
 
@@ -22,6 +22,8 @@ pub(super) struct Resources {
     tables: [OnceLock<Box<[Line]>>; LINES.len()],
     /// Whether one has found no place.
     is_full: AtomicBool,
+    /// Those that the primary was the last to answer for; a little more or less where threads meet.
+    count: AtomicI64,
 }
 
 /// Places in one cache line. 0 is an empty one.
@@ -57,14 +59,18 @@ impl Resources {
             let table = table.get_or_init(|| (0..LINES[nth]).map(|_| Line::default()).collect());
             for place in &line(table, nth, hash).0 {
                 let known = match place.load(Ordering::Relaxed) {
-                    0 => place
-                        .compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed)
-                        .map_or_else(|taken| taken, |_| hash),
+                    0 => match place.compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed) {
+                        Ok(_) => {
+                            self.count.fetch_add(1, Ordering::Relaxed);
+                            return;
+                        }
+                        Err(taken) => taken,
+                    },
                     known => known,
                 };
                 if known & !BY_FALLBACK == hash {
-                    if known != hash {
-                        place.store(hash, Ordering::Relaxed);
+                    if place.swap(hash, Ordering::Relaxed) != hash {
+                        self.count.fetch_add(1, Ordering::Relaxed);
                     }
                     return;
                 }
@@ -77,8 +83,10 @@ impl Resources {
     fn mark(&self, hash: u64) {
         let lines = self.made().enumerate().map(|(nth, lines)| line(lines, nth, hash));
         let mut places = lines.flat_map(|line| &line.0);
-        if let Some(place) = places.find(|place| place.load(Ordering::Relaxed) == hash) {
-            place.store(hash | BY_FALLBACK, Ordering::Relaxed);
+        if let Some(place) = places.find(|place| place.load(Ordering::Relaxed) == hash)
+            && place.swap(hash | BY_FALLBACK, Ordering::Relaxed) == hash
+        {
+            self.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -92,6 +100,11 @@ impl Resources {
         let places = self.made().flatten().flat_map(|line| &line.0);
         let hashes = places.map(|place| place.load(Ordering::Relaxed));
         hashes.filter(|hash| *hash != 0 && hash & BY_FALLBACK == 0)
+    }
+
+    /// How many [`of_primary`](Self::of_primary) has, without looking at them.
+    pub(super) fn count(&self) -> i64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -144,7 +157,7 @@ mod tests {
         (9_000..12_000).for_each(|nth| resources.answered(hash(nth), Slot::Fallback));
         assert_eq!(resources.of_primary().count(), 9_000);
         (9_500..10_000).for_each(|nth| resources.answered(hash(nth), Slot::Primary));
-        assert_eq!(resources.of_primary().count(), 9_500);
+        assert_eq!((resources.of_primary().count(), resources.count()), (9_500, 9_500));
     }
 
     #[test]

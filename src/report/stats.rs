@@ -1,6 +1,6 @@
 //! [`Stats`]: what is counted, by atomics and nothing else.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,6 +13,9 @@ use crate::classify::{Rejection, RejectionKind};
 use crate::lane::Lanes;
 use crate::outcome::NoReplay;
 use crate::preference::{Memory, Slot};
+
+/// So many resources have to be moved before requests that are about no single one follow them.
+const ENOUGH: i64 = 16;
 
 /// Counts of what has happened since the layer was made.
 pub(crate) struct Stats {
@@ -29,8 +32,13 @@ pub(crate) struct Stats {
     pub(super) refused: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) abandoned: AtomicU64,
+    /// When the fallback was last rejected, or had no credential, and the primary gave no clear answer; or when the primary
+    /// alone was asked, and gave none. See [`Stats::now`].
+    pub(super) last_denied: AtomicU64,
     /// What was asked, and has had no clear answer from the fallback.
     pub(super) open: OpenQuestions,
+    /// Resources that the fallback was the last to serve, here and since the start.
+    moved: AtomicI64,
     /// When the fallback last served a request that is about no single resource. See [`Stats::now`].
     unnamed_at: AtomicU64,
 }
@@ -76,7 +84,9 @@ impl Stats {
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
+            last_denied: AtomicU64::new(0),
             open: OpenQuestions::new(),
+            moved: AtomicI64::new(0),
             unnamed_at: AtomicU64::new(0),
         }
     }
@@ -99,6 +109,20 @@ impl Stats {
         }
     }
 
+    /// A resource is served by this slot that the other slot had served, or nobody.
+    pub(crate) fn moved(&self, to: Slot) {
+        match to {
+            Slot::Primary => self.moved.fetch_sub(1, Ordering::Relaxed),
+            Slot::Fallback => self.moved.fetch_add(1, Ordering::Relaxed),
+        };
+    }
+
+    /// Whether more resources were last served by the fallback than by the primary, and enough to tell.
+    pub(crate) fn is_mostly_moved(&self) -> bool {
+        let moved = self.moved.load(Ordering::Relaxed);
+        moved >= ENOUGH && moved > self.resources.count()
+    }
+
     /// Whether the primary was the last to serve this resource.
     pub(crate) fn is_of_primary(&self, key: u64) -> bool {
         self.resources.is_of_primary(key)
@@ -118,6 +142,11 @@ impl Stats {
     pub(crate) fn ended_refused(&self) {
         count(&self.refused);
         self.ended_in_vain();
+    }
+
+    /// The fallback alone would not have done, for all that is known.
+    pub(crate) fn denied(&self) {
+        self.last_denied.store(self.now(), Ordering::Relaxed);
     }
 
     /// A call about this subject had no clear answer from the fallback.

@@ -18,8 +18,8 @@ pub(crate) struct Record {
     pub(crate) deletions: Vec<Deletion>,
     /// Users who have no grant, and since when.
     absent: BTreeMap<usize, Duration>,
-    /// Whose lease it is, by its owner's name.
-    pub(crate) lease_of: BTreeMap<String, usize>,
+    /// By their owners' names: whose lease it is, and when it was given back.
+    pub(crate) leases: BTreeMap<String, (usize, Option<Duration>)>,
     /// When a life ended.
     pub(crate) deaths: BTreeMap<usize, Duration>,
     /// Refresh tokens that were stored at some time.
@@ -119,7 +119,7 @@ impl Record {
             held: BTreeMap::new(),
             deletions: Vec::new(),
             absent: (0..USERS).map(|user| (user, Duration::ZERO)).collect(),
-            lease_of: BTreeMap::new(),
+            leases: BTreeMap::new(),
             deaths: BTreeMap::new(),
             stored: BTreeSet::new(),
             logins: Vec::new(),
@@ -183,7 +183,7 @@ impl Record {
         until: Duration,
     ) {
         self.note(&("leased", user, life, from));
-        self.lease_of.insert(lease.owner().to_owned(), life);
+        self.leases.insert(lease.owner().to_owned(), (life, None));
         let holding = Holding { user, life, span: Span { from, to: until } };
         // The one before ran out.
         let before = self.held.insert(user, (lease.owner().to_owned(), holding));
@@ -191,6 +191,9 @@ impl Record {
     }
 
     pub(crate) fn released(&mut self, user: usize, lease: &Lease, now: Duration) {
+        if let Some((_, given_back)) = self.leases.get_mut(lease.owner()) {
+            given_back.get_or_insert(now);
+        }
         if self.held.get(&user).is_some_and(|(owner, _)| owner == lease.owner()) {
             let (_, mut holding) = self.held.remove(&user).expect("seen above");
             holding.span.to = holding.span.to.min(now);

@@ -64,7 +64,7 @@ pub(crate) fn run(seed: u64, marks: Marks) -> Verdict {
 async fn kill_until_it_is_quiet(world: &Arc<World>, fleet: &Fleet) {
     let mut lives = REPLICAS;
     loop {
-        sleep(between(50, 300)).await;
+        sleep(between(50, 240)).await;
         let steps = [Step::Lease, Step::Mark, Step::Exchange, Step::Save, Step::Delete];
         let step = fastrand::choice(&steps).copied().filter(|_| fastrand::u8(0..3) > 0);
         let mut victim = None;
@@ -76,6 +76,9 @@ async fn kill_until_it_is_quiet(world: &Arc<World>, fleet: &Fleet) {
         }
         if world.is_quiet() {
             return;
+        }
+        if world.outage().is_some_and(|outage| outage.to - outage.from > LEASE) {
+            continue;
         }
         let mut fleet = lock(fleet);
         let ambushed = fleet.iter().position(|replica| Some(replica.life.number) == victim);
@@ -93,9 +96,13 @@ fn lock(fleet: &Fleet) -> std::sync::MutexGuard<'_, Vec<Replica>> {
 
 async fn call_on_and_on(world: Arc<World>, fleet: Fleet, n: usize, tab: usize) {
     for number in (0..REPLICAS).filter(|number| number % TABS == tab).cycle() {
-        sleep(between(100, 1_500)).await;
-        let is_over = lock(&fleet)[number].call(&world, n);
-        let _ = is_over.await;
+        // A session stays for a while where it is. In the end, each replica is seen.
+        let (calls, pause) = if world.is_quiet() { (1, 1_000) } else { (3, 2_000) };
+        for _ in 0..calls {
+            sleep(between(100, pause)).await;
+            let is_over = lock(&fleet)[number].call(&world, n);
+            let _ = is_over.await;
+        }
     }
 }
 

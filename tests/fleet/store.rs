@@ -16,8 +16,8 @@ use crate::world::{Fate, Fault, Life, Step, World, between};
 /// As a Redis has it.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An answer that takes longer is felt.
-const SLOW: Duration = Duration::from_millis(200);
+/// An answer takes no longer, if all is well.
+pub(crate) const SLOW: Duration = Duration::from_millis(20);
 
 pub(crate) struct Store {
     pub(crate) world: Arc<World>,

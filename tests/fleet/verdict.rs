@@ -9,6 +9,7 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 
 use crate::record::{Call, Ending, Felt, Record, Span, Trouble};
+use crate::store::SLOW;
 use crate::world::World;
 use crate::{CHAOS, LEASE, LOAD_TIMEOUT, QUIET, REPLICAS, USERS};
 
@@ -17,7 +18,7 @@ use crate::{CHAOS, LEASE, LOAD_TIMEOUT, QUIET, REPLICAS, USERS};
 pub(crate) enum Rule {
     /// The identity server sees no refresh token twice.
     TokenSentOnce,
-    /// A grant is given up only if it bears the mark of a replica that is dead. A user is told to authorize only while
+    /// A grant is given up only if it bears the mark of a replica that died before it gave its lease back. A user is told to authorize only while
     /// there is no grant.
     OnlyWhoWasCutOffIsAsked,
     /// What a living replica was given for a refresh token is stored, unless a login came first.
@@ -57,8 +58,9 @@ pub(crate) struct Verdict {
 /// An undisturbed refresh holds its lease for less.
 const LONG: Duration = Duration::from_millis(700);
 
-/// A failure holds back the next attempt of its replica: half a second, doubled by each one after it.
-const BACKOFF: Duration = Duration::from_secs(20);
+/// A failed attempt is repeated after half a second, then a second, and so on: after the longest outage, eight, and a
+/// quarter at random. Meanwhile calls end in the same error, at once or after a look in the store.
+const BACKOFF: Duration = Duration::from_secs(10);
 
 /// One call waits for two tokens at the most, and for a store.
 const LONGEST_CALL: Duration = Duration::from_secs(2 * LOAD_TIMEOUT.as_secs() + 2);
@@ -107,9 +109,12 @@ impl Verdict {
 
     fn judge_deletions(&mut self, record: &Record) {
         for deletion in &record.deletions {
-            let owner = deletion.marked_by.as_ref().and_then(|owner| record.lease_of.get(owner));
-            let death = owner.and_then(|life| record.deaths.get(life));
-            if death.is_none_or(|death| *death > deletion.at) {
+            let lease = deletion.marked_by.as_ref().and_then(|owner| record.leases.get(owner));
+            let is_cut_off = lease.is_some_and(|(life, given_back)| {
+                let death = record.deaths.get(life).filter(|death| **death <= deletion.at);
+                death.is_some_and(|death| given_back.is_none_or(|at| at > *death))
+            });
+            if !is_cut_off {
                 let what = format!("user {} was given up at {:?}", deletion.user, deletion.at);
                 self.breaks(Rule::OnlyWhoWasCutOffIsAsked, what);
             }
@@ -207,7 +212,7 @@ impl Verdict {
             ("… answered", answered),
         ]);
         if let Some((what, _)) =
-            self.counts.iter().take(record.kills_at.len() + 10).find(|(_, count)| *count == 0)
+            self.counts.iter().take(record.kills_at.len() + 7).find(|(_, count)| *count == 0)
         {
             self.broken.push(Broken { rule: Rule::MuchHappened, what: format!("no {what}") });
         }
@@ -230,24 +235,26 @@ impl Causes {
     }
 
     fn of_call(&self, call: &Call) -> Option<&'static str> {
-        let during = call.span;
-        let lately = Span { from: during.from.saturating_sub(BACKOFF), to: during.to };
         let find = |span: Span, fits: &dyn Fn(Trouble) -> bool| {
             self.0[call.user].iter().rev().find(|felt| {
                 let is_here = felt.life.is_none_or(|life| life == call.life);
                 is_here && felt.span.meets(span) && fits(felt.trouble)
             })
         };
+        let is_slow = |trouble| matches!(trouble, Trouble::StoreSlow | Trouble::StoreFailed);
+        let is_quick = call.span.length() <= SLOW || find(call.span, &is_slow).is_some();
+        let backoff = if is_quick { BACKOFF } else { Duration::ZERO };
+        let lately = Span { from: call.span.from.saturating_sub(backoff), to: call.span.to };
         let cause = match &call.ending {
             Ending::Answered | Ending::Rejected(_) => return Some(""),
-            Ending::ToldToAuthorize => find(during, &|trouble| trouble == Trouble::Absent),
+            Ending::ToldToAuthorize => find(call.span, &|trouble| trouble == Trouble::Absent),
             Ending::Failed(reason) if reason == "the token store cannot be reached" => {
                 find(lately, &|trouble| trouble == Trouble::StoreFailed)
             }
             Ending::Failed(reason) if reason == "the token endpoint could not be reached" => {
                 find(lately, &|trouble| trouble == Trouble::Unconnected)
             }
-            Ending::Failed(_) => find(during, &|_| true).or_else(|| find(lately, &|_| true)),
+            Ending::Failed(_) => find(lately, &|_| true),
         };
         Some(match cause?.trouble {
             Trouble::Absent => "the user had no grant",
