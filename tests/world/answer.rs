@@ -208,13 +208,12 @@ fn json(rng: &mut Rng, status: u16, code: i64, form: Form) -> Reply {
     }
     let no_proof = |verdict| if verdict == Verdict::Accepted { Verdict::Inconclusive } else { verdict };
     let (verdict, decided) = match form {
-        AtOnce | Pieces | BehindData | SlowAfter | CutAfter => {
+        AtOnce | Pieces | BehindData | SlowAfter | CutAfter | CutWith => {
             (by_code(status, code), Decided::Steps(steps_until(&steps, end)))
         }
         BeyondLimit => (by_status(status), Decided::Steps(steps_until(&steps, INSPECT_LIMIT))),
         SlowBefore => (no_proof(by_status(status)), Decided::Patience),
         CutBefore => (no_proof(by_status(status)), Decided::Steps(steps.len())),
-        CutWith => (no_proof(by_code(status, code)), Decided::Steps(steps.len())),
     };
     let types = ["application/json", "application/json; charset=utf-8", "application/problem+json"];
     let headers = vec![("content-type", types[rng.usize(..types.len())])];
@@ -243,7 +242,8 @@ pub(crate) fn success(rng: &mut Rng) -> Reply {
             plain(rng, status, &[])
         }
         _ => {
-            let form = pick(rng, &[AtOnce, AtOnce, Pieces, BehindData, BeyondLimit, SlowAfter, CutAfter]);
+            let form =
+                pick(rng, &[AtOnce, AtOnce, Pieces, BehindData, BeyondLimit, SlowAfter, CutAfter, CutWith]);
             json(rng, 200, 0, form)
         }
     }
@@ -280,7 +280,7 @@ pub(crate) fn inconclusive(rng: &mut Rng) -> Reply {
         4 => plain(rng, 403, &[("retry-after", "1")]),
         5 => plain(rng, 403, &[("x-ratelimit-remaining", "0")]),
         6 => {
-            let form = pick(rng, &[SlowBefore, CutBefore, CutWith]);
+            let form = pick(rng, &[SlowBefore, CutBefore]);
             json(rng, 200, 0, form)
         }
         _ => {

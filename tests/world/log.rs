@@ -97,14 +97,8 @@ impl PreferenceLog for Log {
         self.ask(|state| {
             for entry in learnt {
                 let name = state.log.names[&entry.resource];
-                let untold = &mut state.replicas[self.replica].model.untold;
-                let due =
-                    untold.iter().position(|(resource, slot, _)| (*resource, *slot) == (name, entry.slot));
-                let told: Vec<_> = untold.drain(..due.map_or(0, |nth| nth + 1)).collect();
-                let is_due =
-                    told.split_last().is_some_and(|(_, before)| before.iter().all(|(.., must_be)| !must_be));
-                let what = format!("whether it has to tell the others that {} serves {name}", entry.slot);
-                state.expect_eq(self.replica, &what, is_due, true);
+                let due = state.replicas[self.replica].model.untold.pop_front();
+                state.expect_eq(self.replica, "what it tells the others", Some((name, entry.slot)), due);
             }
             state.log.learnt.extend_from_slice(learnt);
         })

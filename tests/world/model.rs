@@ -3,7 +3,7 @@
 //! - Evidence: one slot was rejected for a resource, then the other served it. Nothing else changes a preference.
 //! - Evidence of an attempt that was sent before newer evidence was learnt is stale.
 //! - A hint is left by an upload that is too large to replay, and by a second attempt that was given up. The next call with
-//!   the same method, URI, resource and user begins with it; if its slot serves that call, the hint was the first half of
+//!   the same method, URI, headers, resource and user begins with it; if its slot serves that call, the hint was the first half of
 //!   evidence.
 //! - A resource without evidence begins where it was served, unless the slot came first by chance. One that was not seen may
 //!   begin with either, once the fallback has served anything.
@@ -55,8 +55,8 @@ pub(crate) struct Model {
     /// Whether the fallback has served anything that has a name.
     has_found_fallback: bool,
     pub(crate) is_shared: bool,
-    /// What the other replicas have yet to be told, and whether they have to be.
-    pub(crate) untold: VecDeque<(usize, Slot, bool)>,
+    /// What the other replicas have yet to be told.
+    pub(crate) untold: VecDeque<(usize, Slot)>,
 }
 
 impl Model {
@@ -125,8 +125,7 @@ impl Model {
             return false;
         }
         if self.is_shared && known.preference != Some(slot) {
-            let is_first = known.preference.is_none() && known.start.unwrap_or(Slot::Primary) == slot;
-            self.untold.push_back((resource, slot, !(known::FIRST_EVIDENCE_IS_NOT_TOLD && is_first)));
+            self.untold.push_back((resource, slot));
         }
         (known.preference, known.learnt) = (Some(slot), now);
         true
@@ -134,10 +133,10 @@ impl Model {
 
     /// Another replica, or this one, has told that `slot` serves the resource.
     pub(crate) fn adopt(&mut self, resource: usize, slot: Slot, now: u64) {
+        // What is still to be told comes behind it in the log.
+        let is_newer_known = self.untold.iter().any(|(untold, _)| *untold == resource);
         let known = self.known.entry(resource).or_default();
-        let is_news = known.preference != Some(slot)
-            && (slot == Slot::Fallback || known.preference.is_some() || known.by_fallback);
-        if is_news {
+        if known.preference != Some(slot) && !is_newer_known {
             self.has_found_fallback |= slot == Slot::Fallback;
             known.by_fallback |= slot == Slot::Fallback;
             (known.preference, known.learnt, known.served) = (Some(slot), now, Some(slot));

@@ -7,7 +7,6 @@ use tower_credential_fallback::{Order, RECENT, Slot};
 
 use crate::client::Client;
 use crate::driver::{REPLICAS, RESOURCES};
-use crate::known;
 use crate::request::Spec;
 use crate::server::World;
 use crate::state::State;
@@ -28,16 +27,10 @@ pub(crate) async fn quiet(world: &World, clients: &[Client]) {
         state.check_report(replica, &report);
         state.check_retirement(replica, &report);
         let model = &state.replicas[replica].model;
-        let untold = model.untold.iter().filter(|(.., must_be)| *must_be).count();
-        state.expect_eq(replica, "what the others have yet to be told", untold, 0);
+        state.expect_eq(replica, "what the others have yet to be told", model.untold.len(), 0);
         for resource in (0..RESOURCES).filter(|_| model.is_shared) {
             let [ours, theirs] = [replica, 0].map(|nth| state.replicas[nth].model.known(resource).preference);
-            let is_untold = known::FIRST_EVIDENCE_IS_NOT_TOLD && (ours.is_none() || theirs.is_none());
-            let or_primary = |slot: Option<Slot>| slot.unwrap_or(Slot::Primary);
-            if !is_untold {
-                let what = format!("what it knows of resource {resource}");
-                state.expect_eq(replica, &what, or_primary(ours), or_primary(theirs));
-            }
+            state.expect_eq(replica, &format!("what it knows of resource {resource}"), ours, theirs);
         }
     }
 }
@@ -69,13 +62,7 @@ pub(crate) async fn settle(world: &World, clients: &[Client]) {
     sleep(TOLD).await;
     for replica in (1..REPLICAS).filter(|replica| world.lock().replicas[*replica].model.is_shared) {
         for (resource, is_found) in resources().zip(&found) {
-            let is_told = match preference(world, replica, resource) {
-                known if known::FIRST_EVIDENCE_IS_NOT_TOLD => {
-                    known.is_some() && known == preference(world, 0, resource)
-                }
-                known => *is_found || known.is_some(),
-            };
-            if is_told {
+            if *is_found || preference(world, replica, resource).is_some() {
                 let requests = cost(replica, resource).await;
                 let what = format!("requests for resource {resource}, which another replica has found");
                 world.lock().expect_eq(replica, &what, requests, 1);

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_credential_fallback::{Order, RECENT, Rejection, RejectionKind, Report, Slot, Verdict};
 
-use crate::known;
 use crate::state::{Call, State};
 
 const KINDS: [RejectionKind; 3] =
@@ -47,8 +46,8 @@ pub(crate) struct Counts {
     not_replayed: BTreeMap<&'static str, u64>,
     /// Those of the last quarter of an hour and more.
     endings: VecDeque<(Instant, Ending)>,
-    /// Calls that nobody served, and that the fallback has said nothing clear to.
-    open: VecDeque<(Instant, Option<usize>)>,
+    /// Calls that nobody served, and whether an acceptance of the fallback does not settle what they leave open.
+    open: VecDeque<(Instant, Option<usize>, bool)>,
     /// When the fallback last served a subject.
     fallback_served: BTreeMap<Option<usize>, Instant>,
 }
@@ -125,24 +124,22 @@ impl Counts {
         let is_by_both = is_rejected(Slot::Primary) && is_rejected(Slot::Fallback);
         let was_served = served.is_some_and(|at| now - at < RECENT);
         let says_no = is_rejected(Slot::Fallback) || unavailable.contains(&Slot::Fallback);
-        let is_skipped = known::QUESTION_TO_PRIMARY_IS_NOT_OPEN
-            && !is_rejected(Slot::Primary)
-            && !says_no
-            && call.first() == Some(Slot::Primary);
-        if !is_by_both && (says_no || !was_served) && !is_skipped {
-            self.open.push_back((now, call.spec.resource));
+        let is_primary_alone = call.first() == Some(Slot::Primary) && !is_rejected(Slot::Primary);
+        let is_denied = says_no || is_primary_alone;
+        if !is_by_both && (is_denied || !was_served) {
+            self.open.push_back((now, call.spec.resource, is_denied));
         }
-        while self.open.front().is_some_and(|(at, _)| now - *at > RECENT) {
+        while self.open.front().is_some_and(|(at, ..)| now - *at > RECENT) {
             self.open.pop_front();
         }
     }
 
     /// Whether the fallback has served all that was asked lately, as far as a "yes" has to be sure of that.
     fn has_open_question(&self) -> bool {
-        self.open.iter().any(|(at, subject)| {
+        self.open.iter().any(|(at, subject, is_denied)| {
             let is_recent = at.elapsed() + TICK < RECENT;
             let is_answered = self.fallback_served.get(subject).is_some_and(|served| served >= at);
-            is_recent && !is_answered
+            is_recent && (*is_denied || !is_answered)
         })
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Spec {
     pub(crate) target: Option<usize>,
     /// The resource that the layer can see: what a stream names is not seen.
     pub(crate) resource: Option<usize>,
+    /// The value of a header of its own.
+    pub(crate) language: &'static str,
     pub(crate) upload: Vec<Step>,
     pub(crate) choice: Option<CredentialChoice>,
     /// When the caller gives up.
@@ -60,6 +62,7 @@ impl Spec {
             path,
             target,
             resource: if is_stream && in_body.is_some() { None } else { target },
+            language: ["en", "de"][rng.usize(..2)],
             upload: Vec::new(),
             choice: None,
             patience: None,
@@ -81,6 +84,7 @@ impl Spec {
             path: format!("/r/{resource}/calm"),
             target: Some(resource),
             resource: Some(resource),
+            language: "en",
             upload: Vec::new(),
             choice: None,
             patience: None,
@@ -90,6 +94,9 @@ impl Spec {
 
     /// How the caller goes about it, this time.
     pub(crate) fn vary(&mut self, rng: &mut Rng) {
+        if rng.u8(..8) == 0 {
+            self.language = ["en", "de"][rng.usize(..2)];
+        }
         let slot = if rng.bool() { Slot::Primary } else { Slot::Fallback };
         self.choice = match rng.u8(..32) {
             0..2 => Some(CredentialChoice::First(slot)),
@@ -114,16 +121,16 @@ impl Spec {
         self.upload.iter().any(|step| step.data.is_none())
     }
 
-    /// Method, URI, resource and user: what hints and cooldowns are for.
+    /// Method, URI, headers, resource and user: what hints and cooldowns are for.
     pub(crate) fn key(&self) -> String {
-        format!("{} {} {:?} {:?}", self.method, self.path, self.resource, self.user)
+        format!("{} {} {} {:?} {:?}", self.method, self.path, self.language, self.resource, self.user)
     }
 
     pub(crate) fn headers(&self, call: usize) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert("x-call", call.to_string().parse().unwrap());
-        for value in ["one", "two"] {
-            headers.append("x-twice", value.parse().unwrap());
+        headers.insert("x-request-id", call.to_string().parse().unwrap());
+        for value in [self.language, "other"] {
+            headers.append("accept-language", value.parse().unwrap());
         }
         headers
     }

@@ -80,7 +80,7 @@ pub(crate) fn slot_of(token: &str) -> Slot {
 }
 
 fn call_of(headers: &HeaderMap) -> usize {
-    headers["x-call"].to_str().unwrap().parse().unwrap()
+    headers["x-request-id"].to_str().unwrap().parse().unwrap()
 }
 
 #[derive(Clone)]
