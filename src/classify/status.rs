@@ -23,6 +23,8 @@ use super::{BodyPrefix, Classify, Decision, Rejection, RejectionKind};
 #[derive(Clone, Debug)]
 pub struct StatusClassifier {
     rejected: Vec<(StatusCode, RejectionKind)>,
+    /// The least of them: nearly every response's status is less.
+    least: Option<StatusCode>,
 }
 
 impl StatusClassifier {
@@ -36,7 +38,7 @@ impl StatusClassifier {
 
     /// Rejects no status. Add some with [`reject`](Self::reject).
     pub fn none() -> Self {
-        Self { rejected: Vec::new() }
+        Self { rejected: Vec::new(), least: None }
     }
 
     /// Lists `status` as a rejection of this kind, even a status that means success. The last call for a status counts.
@@ -44,11 +46,20 @@ impl StatusClassifier {
     pub fn reject(mut self, status: StatusCode, kind: RejectionKind) -> Self {
         self.rejected.retain(|(known, _)| *known != status);
         self.rejected.push((status, kind));
+        self.least = self.rejected.iter().map(|(status, _)| *status).min();
         self
     }
 
     #[inline]
     pub(super) fn decide(&self, head: &response::Parts) -> Decision {
+        if head.status.is_success() && self.least.is_none_or(|least| head.status < least) {
+            return Decision::Accept;
+        }
+        self.decide_listed(head)
+    }
+
+    #[inline(never)]
+    fn decide_listed(&self, head: &response::Parts) -> Decision {
         let status = head.status;
         let listed = self.rejected.iter().find(|(known, _)| *known == status);
         match listed {
