@@ -40,6 +40,25 @@ pub(crate) struct Snapshot {
     is_secret: bool,
 }
 
+/// A URI, taken apart.
+pub(crate) struct Target<'a> {
+    pub(crate) scheme: &'a str,
+    pub(crate) authority: &'a [u8],
+    pub(crate) path: &'a [u8],
+}
+
+impl<'a> Target<'a> {
+    pub(crate) fn of(uri: &'a Uri) -> Self {
+        // Of a URI that is empty, `path_and_query` would say "/".
+        let path = uri.path_and_query().filter(|_| !uri.path().is_empty());
+        Self {
+            scheme: uri.scheme_str().unwrap_or_default(),
+            authority: uri.authority().map_or("", Authority::as_str).as_bytes(),
+            path: path.map_or("", PathAndQuery::as_str).as_bytes(),
+        }
+    }
+}
+
 /// Where a header stands in the buffer.
 struct Field {
     name: Range<usize>,
@@ -70,10 +89,7 @@ impl Snapshot {
         self.version = head.version;
         self.scheme = head.uri.scheme().cloned();
         self.extensions = head.extensions.clone();
-        let authority = head.uri.authority().map_or("", Authority::as_str).as_bytes();
-        // Of a URI that is empty, it would say "/".
-        let path = head.uri.path_and_query().filter(|_| !head.uri.path().is_empty());
-        let path = path.map_or("", PathAndQuery::as_str).as_bytes();
+        let Target { authority, path, .. } = Target::of(&head.uri);
         self.authority = authority.len();
         self.path = authority.len() + path.len();
         loop {
@@ -142,6 +158,12 @@ impl Snapshot {
     pub(crate) fn is_at_origin_of(&self, uri: &Uri) -> bool {
         let authority = uri.authority().map_or("", Authority::as_str).as_bytes();
         self.scheme.as_ref() == uri.scheme() && self.buffer[..self.authority] == *authority
+    }
+
+    /// The URI, taken apart.
+    pub(crate) fn target(&self) -> Target<'_> {
+        let (authority, path) = self.buffer[..self.path].split_at(self.authority);
+        Target { scheme: self.scheme.as_ref().map_or("", Scheme::as_str), authority, path }
     }
 
     /// The method alone.

@@ -122,7 +122,7 @@ impl Call {
         self.facts.request_key = RequestKey::new(
             policy.live.memory(),
             self.snapshot.method(),
-            &self.snapshot.uri(),
+            self.snapshot.target(),
             self.snapshot.headers(),
             self.snapshot.extensions(),
             self.facts.key,

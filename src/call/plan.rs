@@ -4,6 +4,7 @@ use http::request;
 
 use super::Call;
 use super::request_key::{RequestKey, headers_of};
+use crate::attempt::Target;
 use crate::outcome::NoReplay;
 use crate::policy::Policy;
 use crate::preference::{CredentialChoice, Left, Order, Slot};
@@ -48,8 +49,14 @@ impl Call {
         let key = self.facts.key;
         if live.hints.may_have(key.unwrap_or_default()) {
             let headers = headers_of(&head.headers);
-            let request =
-                RequestKey::new(live.memory(), &head.method, &head.uri, headers, &head.extensions, key);
+            let request = RequestKey::new(
+                live.memory(),
+                &head.method,
+                Target::of(&head.uri),
+                headers,
+                &head.extensions,
+                key,
+            );
             if let Some(slot) = live.hints.take(key.unwrap_or_default(), request.0) {
                 (self.facts.hint, self.facts.request_key) = (Some(slot), request);
                 return slot;

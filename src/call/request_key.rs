@@ -1,7 +1,8 @@
 //! [`RequestKey`]: tells whether two calls make the same request, without its content.
 
-use http::{Extensions, HeaderMap, Method, Uri};
+use http::{Extensions, HeaderMap, Method};
 
+use crate::attempt::Target;
 use crate::preference::Memory;
 
 /// Headers that name an attempt or a trace, not what is asked for. A caller's retry has others.
@@ -29,7 +30,7 @@ impl RequestKey {
     pub(super) fn new<'h>(
         memory: &Memory,
         method: &Method,
-        uri: &Uri,
+        target: Target<'_>,
         headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
         extensions: &Extensions,
         resource: Option<u64>,
@@ -43,9 +44,9 @@ impl RequestKey {
             .fold(0_u64, |sum, (name, value)| sum.wrapping_add(memory.hash(&[name, value])));
         Self(memory.hash(&[
             method.as_str().as_bytes(),
-            uri.scheme_str().unwrap_or_default().as_bytes(),
-            uri.authority().map_or("", |authority| authority.as_str()).as_bytes(),
-            uri.path_and_query().map_or("", |path| path.as_str()).as_bytes(),
+            target.scheme.as_bytes(),
+            target.authority,
+            target.path,
             &headers.to_ne_bytes(),
             &resource.unwrap_or_default().to_ne_bytes(),
             user.as_bytes(),
