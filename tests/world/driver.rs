@@ -96,7 +96,7 @@ async fn keep_calling(
     let mut last: Option<Spec> = None;
     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
         // Many ask the same again: at once, or after a while.
-        let again = last.take().filter(|_| rng.u8(..10) < 4);
+        let again = last.take().filter(|_| !phase.is_plain && rng.u8(..10) < 4);
         let pause = if again.is_some() && rng.bool() { 300 } else { phase.pause };
         sleep(millis(&mut rng, pause)).await;
         let spec = match again {
@@ -104,14 +104,19 @@ async fn keep_calling(
                 spec.vary(&mut rng);
                 spec
             }
-            None => {
-                let most = if rng.u8(..12) == 0 { RESOURCES } else { OFTEN_ASKED };
-                let resource = (rng.u8(..12) > 0).then(|| rng.usize(..most));
-                let replica = rng.usize(..REPLICAS);
-                Spec::random(&mut rng, replica, resource)
-            }
+            None => new_call(phase, &mut rng),
         };
         clients[spec.replica].call(&world, &spec).await;
         last = Some(spec);
     }
+}
+
+fn new_call(phase: Phase, rng: &mut Rng) -> Spec {
+    let most = if rng.u8(..12) == 0 { RESOURCES } else { OFTEN_ASKED };
+    let (replica, resource) = (rng.usize(..REPLICAS), rng.usize(..most));
+    if phase.is_plain {
+        return Spec { is_calm: false, ..Spec::calm(replica, resource) };
+    }
+    let is_about_one = rng.u8(..12) > 0;
+    Spec::random(rng, replica, is_about_one.then_some(resource))
 }

@@ -40,6 +40,8 @@ pub(crate) struct Phase {
     pub(crate) sick: usize,
     /// Whether the primary answers nothing clear.
     pub(crate) is_primary_sick: bool,
+    /// Whether callers do nothing but ask plainly for resources.
+    pub(crate) is_plain: bool,
     /// Whether the replicas start anew before it, after a rest that is longer than a report looks back.
     pub(crate) starts_anew: bool,
     /// It begins with the first.
@@ -56,6 +58,7 @@ const USUAL: Phase = Phase {
     troubles: &[],
     sick: 0,
     is_primary_sick: false,
+    is_plain: false,
     starts_anew: false,
     orders: &[Order::Adaptive],
 };
@@ -127,6 +130,7 @@ const NEWCOMERS: Phase = Phase {
     pause: 20_000,
     disturbance: 0,
     sick: 6,
+    is_plain: true,
     starts_anew: true,
     orders: &[Order::FallbackFirst],
     ..USUAL
