@@ -59,8 +59,10 @@ impl Ask {
                 request.body(Full::from(body.to_string()))
             }
             Self::Conversation => {
+                // It names its bot, so that it is made where the bot is.
                 let request = Request::post(url("/v1/conversation/create"));
-                request.header("content-type", "application/json").body(Full::from("{}"))
+                let body = json!({ "bot_id": bot }).to_string();
+                request.header("content-type", "application/json").body(Full::from(body))
             }
             Self::Upload => {
                 let mut body =
