@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fastrand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tower_credential_fallback::RECENT;
+use tower_credential_fallback::{CredentialChoice, RECENT, Slot};
 
 use crate::client::Client;
 use crate::events::{keep_moving, keep_troubling, make_sick, millis};
@@ -20,9 +20,6 @@ use crate::summary::Summary;
 
 pub(crate) const REPLICAS: usize = 3;
 pub(crate) const RESOURCES: usize = 40;
-
-/// The resources behind these are seldom asked for.
-pub(crate) const OFTEN_ASKED: usize = 24;
 
 const CALLERS: usize = 9;
 
@@ -80,7 +77,7 @@ async fn pass(world: &World, clients: &[Client], phase: Phase, calls: usize, see
     }
     let mut state = world.lock();
     state.truth.heal();
-    state.log_is_down = false;
+    state.log_outage = None;
     if let Moves::To(slot) = phase.moves {
         state.truth.owners.fill(Some(slot));
     }
@@ -112,11 +109,17 @@ async fn keep_calling(
 }
 
 fn new_call(phase: Phase, rng: &mut Rng) -> Spec {
-    let most = if rng.u8(..12) == 0 { RESOURCES } else { OFTEN_ASKED };
-    let (replica, resource) = (rng.usize(..REPLICAS), rng.usize(..most));
+    let (replica, resource) = (rng.usize(..REPLICAS), any_resource(phase, rng));
     if phase.is_plain {
-        return Spec { is_calm: false, ..Spec::calm(replica, resource) };
+        let is_pinned = phase.is_primary_sick && rng.u8(..40) == 0;
+        let choice = is_pinned.then_some(CredentialChoice::First(Slot::Primary));
+        return Spec { choice, is_calm: false, ..Spec::calm(replica, resource) };
     }
     let is_about_one = rng.u8(..12) > 0;
     Spec::random(rng, replica, is_about_one.then_some(resource))
+}
+
+pub(crate) fn any_resource(phase: Phase, rng: &mut Rng) -> usize {
+    let most = if rng.u8(..12) == 0 { RESOURCES } else { phase.often_asked };
+    rng.usize(..most)
 }

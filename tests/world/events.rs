@@ -9,7 +9,8 @@ use tokio::time::sleep;
 use tower_credential_fallback::Slot;
 
 use crate::client::Client;
-use crate::driver::{OFTEN_ASKED, REPLICAS, RESOURCES};
+use crate::driver::{REPLICAS, RESOURCES, any_resource};
+use crate::log::LogOutage;
 use crate::phase::{Moves, Phase, Trouble};
 use crate::request::Spec;
 use crate::server::World;
@@ -22,7 +23,7 @@ pub(crate) fn millis(rng: &mut Rng, most: u64) -> Duration {
 pub(crate) async fn keep_moving(world: World, phase: Phase, left: Arc<AtomicUsize>, mut rng: Rng) {
     while left.load(Ordering::Relaxed) > 0 {
         sleep(millis(&mut rng, phase.move_pause)).await;
-        let resource = rng.usize(..RESOURCES);
+        let resource = any_resource(phase, &mut rng);
         let owner = world.lock().truth.owners[resource];
         let to = match phase.moves {
             Moves::None => continue,
@@ -60,9 +61,11 @@ pub(crate) async fn keep_troubling(
             }
             Trouble::HintedOutage => hinted_outage(&world, &clients, &mut rng).await,
             Trouble::LogOutage => {
-                world.lock().log_is_down = true;
-                sleep(lasts).await;
-                world.lock().log_is_down = false;
+                let outage = if rng.bool() { LogOutage::Whole } else { LogOutage::Writes };
+                world.lock().log_outage = Some(outage);
+                // Replicas look into it once a second.
+                sleep(lasts + Duration::from_secs(4)).await;
+                world.lock().log_outage = None;
             }
             Trouble::NewTokens => world.lock().truth.epochs[slot as usize] += 1,
             Trouble::NewOrder => {
@@ -97,6 +100,6 @@ pub(crate) fn make_sick(world: &World, phase: Phase, rng: &mut Rng) {
     let mut state = world.lock();
     state.truth.is_primary_sick = phase.is_primary_sick;
     for _ in 0..phase.sick {
-        state.truth.sick[rng.usize(OFTEN_ASKED..RESOURCES)] = true;
+        state.truth.sick[rng.usize(phase.often_asked..RESOURCES)] = true;
     }
 }

@@ -20,6 +20,13 @@ use crate::request::{Spec, resource};
 use crate::server::{World, fixed_token};
 use crate::state::State;
 
+#[derive(Clone, Copy)]
+pub(crate) enum LogOutage {
+    /// One replica cannot write.
+    Writes,
+    Whole,
+}
+
 #[derive(Default)]
 pub(crate) struct Entries {
     seed: Option<u64>,
@@ -78,23 +85,28 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    fn ask<T>(&self, answer: impl FnOnce(&mut State) -> T) -> LogFuture<'static, T>
+    fn ask<T>(&self, is_write: bool, answer: impl FnOnce(&mut State) -> T) -> LogFuture<'static, T>
     where
         T: Send + 'static,
     {
         let mut state = self.world.lock();
-        let answer = if state.log_is_down { Err("the log is down".into()) } else { Ok(answer(&mut state)) };
+        let is_down = match state.log_outage {
+            None => false,
+            Some(LogOutage::Writes) => is_write && self.replica == 0,
+            Some(LogOutage::Whole) => true,
+        };
+        let answer = if is_down { Err("the log is down".into()) } else { Ok(answer(&mut state)) };
         Box::pin(std::future::ready(answer))
     }
 }
 
 impl PreferenceLog for Log {
     fn seed(&self, proposed: u64) -> LogFuture<'_, u64> {
-        self.ask(|state| *state.log.seed.get_or_insert(proposed))
+        self.ask(false, |state| *state.log.seed.get_or_insert(proposed))
     }
 
     fn append<'a>(&'a self, learnt: &'a [Learnt]) -> LogFuture<'a, ()> {
-        self.ask(|state| {
+        self.ask(true, |state| {
             for entry in learnt {
                 let name = state.log.names[&entry.resource];
                 let due = state.replicas[self.replica].model.untold.pop_front();
@@ -105,7 +117,7 @@ impl PreferenceLog for Log {
     }
 
     fn read<'a>(&'a self, after: Option<&'a str>) -> LogFuture<'a, (Vec<Learnt>, Option<String>)> {
-        self.ask(|state| {
+        self.ask(false, |state| {
             let from = after.map_or(0, |after| after.parse().unwrap());
             // In pieces, as a real one.
             let found: Vec<Learnt> = state.log.learnt.iter().skip(from).take(5).copied().collect();

@@ -17,6 +17,7 @@ pub(crate) enum Trouble {
     Outage,
     /// A call that a hint is for finds the hint's slot without a credential, and its resource with the other slot.
     HintedOutage,
+    /// The log fails, or takes nothing from one replica.
     LogOutage,
     /// A slot's tokens are renewed.
     NewTokens,
@@ -40,8 +41,10 @@ pub(crate) struct Phase {
     pub(crate) sick: usize,
     /// Whether the primary answers nothing clear.
     pub(crate) is_primary_sick: bool,
-    /// Whether callers do nothing but ask plainly for resources.
+    /// Whether callers do nothing but ask plainly for resources, and choose the primary now and then if that is sick.
     pub(crate) is_plain: bool,
+    /// The resources behind so many are seldom asked for, and move as seldom.
+    pub(crate) often_asked: usize,
     /// Whether the replicas start anew before it, after a rest that is longer than a report looks back.
     pub(crate) starts_anew: bool,
     /// It begins with the first.
@@ -59,6 +62,7 @@ const USUAL: Phase = Phase {
     sick: 0,
     is_primary_sick: false,
     is_plain: false,
+    often_asked: 24,
     starts_anew: false,
     orders: &[Order::Adaptive],
 };
@@ -69,13 +73,13 @@ const BUSY: Phase = Phase {
     pause: 400,
     moves: Moves::ThereAndBack,
     disturbance: 5,
-    troubles: &[Outage, Outage, HintedOutage, HintedOutage, HintedOutage, LogOutage, NewTokens],
+    troubles: &[Outage, Outage, HintedOutage, HintedOutage, HintedOutage, LogOutage, LogOutage, NewTokens],
     ..USUAL
 };
 
 /// The same in slow motion.
 const SLOW: Phase = Phase {
-    share: 15,
+    share: 10,
     pause: 8_000,
     moves: Moves::ThereAndBack,
     move_pause: 60_000,
@@ -109,18 +113,30 @@ const TRIAL: Phase = Phase {
     troubles: &[NewOrder],
     disturbance: 0,
     is_primary_sick: true,
+    is_plain: true,
     orders: &[Order::Adaptive, Order::FallbackFirst],
     ..USUAL
 };
 
 /// The fallback goes first, but not all is well with it.
 const RETIREMENT: Phase = Phase {
-    share: 10,
+    share: 5,
     pause: 20_000,
     disturbance: 2,
     troubles: &[Outage, LogOutage, NewTokens, NewOrder],
     sick: 1,
     orders: &[Order::FallbackFirst, Order::FallbackFirst, Order::FallbackOnly],
+    ..USUAL
+};
+
+/// All is well with it, but for its provider.
+const OUTAGES: Phase = Phase {
+    share: 5,
+    pause: 20_000,
+    disturbance: 0,
+    troubles: &[Outage, NewOrder],
+    is_plain: true,
+    orders: &[Order::FallbackFirst, Order::FallbackOnly],
     ..USUAL
 };
 
@@ -138,9 +154,18 @@ const NEWCOMERS: Phase = Phase {
 
 const BACK: Phase = Phase { pause: 8_000, moves: Moves::To(Slot::Primary), disturbance: 10, ..USUAL };
 
-const HECTIC: Phase = Phase { pause: 100, moves: Moves::ThereAndBack, move_pause: 300, ..USUAL };
+/// A few resources move faster than answers come.
+const HECTIC: Phase = Phase {
+    share: 10,
+    pause: 200,
+    moves: Moves::ThereAndBack,
+    move_pause: 500,
+    disturbance: 2,
+    often_asked: 4,
+    ..USUAL
+};
 
 use Trouble::{HintedOutage, LogOutage, NewOrder, NewTokens, Outage};
 
-pub(crate) const PHASES: [Phase; 10] =
-    [USUAL, BUSY, SLOW, ALL_ORDERS, MOVE, TRIAL, RETIREMENT, NEWCOMERS, BACK, HECTIC];
+pub(crate) const PHASES: [Phase; 11] =
+    [USUAL, BUSY, SLOW, ALL_ORDERS, MOVE, TRIAL, RETIREMENT, OUTAGES, NEWCOMERS, BACK, HECTIC];

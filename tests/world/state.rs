@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower_credential_fallback::{Order, Slot};
 
 use crate::answer::{inconclusive, rejection, success};
-use crate::log::Entries;
+use crate::log::{Entries, LogOutage};
 use crate::model::Model;
 use crate::report::Counts;
 use crate::request::Spec;
@@ -109,7 +109,7 @@ pub(crate) struct State {
     /// When the fallback last served a subject, at any replica.
     pub(crate) fallback_served: BTreeMap<Option<usize>, Instant>,
     pub(crate) log: Entries,
-    pub(crate) log_is_down: bool,
+    pub(crate) log_outage: Option<LogOutage>,
     /// The first check that failed.
     failure: OnceLock<String>,
     pub(crate) summary: Summary,
@@ -127,7 +127,7 @@ impl State {
             disturbance: 0,
             fallback_served: BTreeMap::new(),
             log: Entries::default(),
-            log_is_down: false,
+            log_outage: None,
             failure: OnceLock::new(),
             summary: Summary::default(),
         }
