@@ -295,9 +295,6 @@ async fn nothing_clear_from_the_fallback_leaves_open_whether_the_primary_can_go(
             });
             let primary = Credential::bearer("old").unwrap();
             let layer = CredentialFallbackLayer::new(primary, fallback).unwrap().with_order(order);
-            fn path<'r>(head: &'r http::request::Parts, _: &'r [u8]) -> Option<&'r str> {
-                Some(head.uri.path())
-            }
             let layer = layer.with_resource_key(path);
             let (client, handle) = (layer.layer(server), layer.handle());
             let call = async |path: &str| {
@@ -367,6 +364,67 @@ async fn what_the_fallback_serves_at_once_counts_as_moved() {
     pinned.extensions_mut().insert(CredentialChoice::Only(Slot::Primary));
     client.oneshot(pinned).await.unwrap();
     assert_eq!((handle.report().moved, handle.report().not_moved), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_has_moved_if_the_fallback_was_the_last_to_serve_it() {
+    // Both serve it, the fallback slowly.
+    let has_moved = Arc::new(AtomicBool::new(true));
+    let moved = Arc::clone(&has_moved);
+    let server = Script::new(move |asked| {
+        let status = if asked.is_new() || !moved.load(Ordering::SeqCst) { 200 } else { 403 };
+        async move {
+            if asked.is_new() {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            Ok(answer(status, ""))
+        }
+    });
+    let layer = layer();
+    let (client, handle) = (layer.layer(server), layer.handle());
+    client.clone().oneshot(get(URI)).await.unwrap();
+    has_moved.store(false, Ordering::SeqCst);
+    let slow = tokio::spawn(client.clone().oneshot(get(URI)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut pinned = get(URI);
+    pinned.extensions_mut().insert(CredentialChoice::First(Slot::Primary));
+    client.oneshot(pinned).await.unwrap();
+    assert_eq!((handle.report().moved, handle.report().not_moved), (0, 1));
+    assert_eq!(Outcome::of(&slow.await.unwrap().unwrap()).served_by(), Some(Slot::Fallback));
+    assert_eq!((handle.report().moved, handle.report().not_moved), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_replica_has_told_was_not_served_just_now() {
+    // The fallback serves the resource, and a day later answers it with nothing but 503.
+    let is_down = Arc::new(AtomicBool::new(false));
+    let down = Arc::clone(&is_down);
+    let server = Script::statuses(move |asked| match asked.uri.path() {
+        _ if !asked.is_new() => 401,
+        "/troubled" if down.load(Ordering::SeqCst) => 503,
+        _ => 200,
+    });
+    let log = Log::default();
+    let replica = async |order| {
+        let shared = SharedPreferences::open(log.clone()).await.unwrap();
+        layer().with_resource_key(path).with_shared_preferences(&shared).with_order(order)
+    };
+    let first = replica(Order::Adaptive).await;
+    first.layer(server.clone()).oneshot(get("https://api.example/troubled")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(86_400)).await;
+    assert_eq!(log.0.lock().unwrap().len(), 1);
+    is_down.store(true, Ordering::SeqCst);
+    let second = replica(Order::FallbackFirst).await;
+    let (client, handle) = (second.layer(server), second.handle());
+    tokio::time::advance(RECENT).await;
+    for path in ["fine", "troubled"] {
+        client.clone().oneshot(get(&format!("https://api.example/{path}"))).await.unwrap();
+    }
+    assert_eq!(handle.report().can_retire_primary(), None, "{}", handle.report());
+}
+
+fn path<'r>(head: &'r http::request::Parts, _: &'r [u8]) -> Option<&'r str> {
+    Some(head.uri.path())
 }
 
 #[tokio::test(start_paused = true)]

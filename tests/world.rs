@@ -19,7 +19,7 @@
 //! - `quiet.rs`, when nothing moves: all bodies have arrived; what a replica has found costs one request from then on, there
 //!   and at the other replicas; in the end the primary can be retired.
 //!
-//! `known.rs` lists faults that the world steps around. A failure names its seed: `WORLD_SEED=3` runs that world alone.
+//! A failure names its seed: `WORLD_SEED=3` runs that world alone.
 #![cfg(feature = "oauth")]
 
 #[path = "world/answer.rs"]
@@ -32,8 +32,6 @@ mod client;
 mod driver;
 #[path = "world/events.rs"]
 mod events;
-#[path = "world/known.rs"]
-mod known;
 #[path = "world/log.rs"]
 mod log;
 #[path = "world/model.rs"]

@@ -16,11 +16,19 @@ impl Call {
     pub(super) fn note_acceptance(&self, policy: &Policy, slot: Slot) {
         let now = Instant::now();
         let facts = &self.facts;
+        let memory = policy.live.memory();
+        let known = match facts.key {
+            // The call may have taken long.
+            Some(key) if memory.changes() != facts.changes => memory.recall(key),
+            _ => facts.known,
+        };
         // Most are plain ones: what served before has served at once.
-        let is_as_before = match facts.known {
+        let is_as_before = match known {
             None => slot == Slot::Primary || facts.key.is_none(),
-            Some(Known { fallback_at: Some(at), .. }) => slot == Slot::Fallback && now - at < NOTED_FOR,
-            Some(Known { fallback_at: None, .. }) => slot == Slot::Primary,
+            Some(Known { is_by_fallback: false, .. }) => slot == Slot::Primary,
+            Some(Known { fallback_at, .. }) => {
+                slot == Slot::Fallback && fallback_at.is_some_and(|at| now - at < NOTED_FOR)
+            }
         };
         let is_plain =
             is_as_before && facts.ledger.is_at_once() && facts.hint.is_none() && facts.left.is_none();

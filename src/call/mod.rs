@@ -41,8 +41,9 @@ struct Facts {
     may_peek: bool,
     /// Whose turn it is at the second attempt.
     next: Slot,
-    /// What was known of the resource when the call began.
+    /// What was known of the resource when the call began, and how much had changed by then.
     known: Option<Known>,
+    changes: u64,
     /// Whether the caller has chosen the first slot.
     is_pinned: bool,
     /// The slot that an earlier call with the same request has left as a hint: the other one was rejected then.
@@ -85,6 +86,7 @@ impl Default for Facts {
             may_peek: false,
             next: Slot::Fallback,
             known: None,
+            changes: 0,
             is_pinned: false,
             hint: None,
             is_replaying: false,

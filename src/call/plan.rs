@@ -18,6 +18,7 @@ impl Call {
     pub(super) fn plan(&mut self, policy: &Policy, head: &request::Parts, content: Option<&[u8]>) -> Slot {
         let live = &*policy.live;
         self.facts.key = policy.key(head, content.unwrap_or_default());
+        self.facts.changes = live.memory().changes();
         self.facts.known = self.facts.key.and_then(|key| live.memory().recall(key));
         self.facts.as_of = live.memory().version();
         if let Some((rule, memory)) = &policy.left_behind {

@@ -35,6 +35,8 @@ pub(crate) struct Memory {
     lean: AtomicI8,
     /// Numbers what is learnt.
     versions: AtomicU64,
+    /// Counts what is changed.
+    changes: AtomicU64,
     /// Held by each change, so that none is lost between a lookup and an insertion.
     changing: Mutex<()>,
     hash: FixedState,
@@ -49,7 +51,9 @@ pub(crate) struct Known {
     pub(crate) slot: Option<Slot>,
     /// Grows with each piece of evidence, which is one slot rejected and the other accepted; 0 without any.
     pub(crate) version: u64,
-    /// When the fallback last served it, to the minute; `None` if the primary has served it since.
+    /// Whether the fallback was the last to serve it.
+    pub(crate) is_by_fallback: bool,
+    /// When the fallback last served it here, to the minute.
     pub(crate) fallback_at: Option<Instant>,
 }
 
@@ -76,6 +80,7 @@ impl Memory {
             in_use: AtomicBool::new(false),
             lean: AtomicI8::new(-MOST_LEANING),
             versions: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             changing: Mutex::new(()),
             hash: FixedState::with_seed(seed),
             outbox,
@@ -137,7 +142,7 @@ impl Memory {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.recall(key);
         if known.is_some_and(|known| known.version > as_of) {
-            return false;
+            return self.set_server(key, known, slot, true);
         }
         if let Some(outbox) = &self.outbox
             && known.is_none_or(|known| !known.is_learnt_of(slot))
@@ -145,8 +150,11 @@ impl Memory {
             // If it is full, the others learn it by themselves.
             let _ = outbox.try_send(Learnt::new(key, slot));
         }
-        self.insert_learnt(key, slot, known);
-        is_by_fallback(known) != (slot == Slot::Fallback)
+        let is_by_fallback = slot == Slot::Fallback;
+        let served_before = known.and_then(|known| known.fallback_at);
+        let fallback_at = if is_by_fallback { Some(Instant::now()) } else { served_before };
+        self.insert_learnt(key, slot, known, fallback_at);
+        known.is_some_and(|known| known.is_by_fallback) != is_by_fallback
     }
 
     /// Another replica has learnt it.
@@ -155,17 +163,18 @@ impl Memory {
         match self.recall(key) {
             // What was learnt here comes back from there.
             Some(known) if known.is_learnt_of(slot) => {}
-            known => self.insert_learnt(key, slot, known),
+            // It was served there, and nobody knows when.
+            known => self.insert_learnt(key, slot, known, known.and_then(|known| known.fallback_at)),
         }
     }
 
-    fn insert_learnt(&self, key: u64, slot: Slot, before: Option<Known>) {
+    fn insert_learnt(&self, key: u64, slot: Slot, before: Option<Known>, fallback_at: Option<Instant>) {
         if before.is_none_or(|before| before.slot != Some(slot)) {
             self.lean_to(slot);
         }
         let version = 1 + self.versions.fetch_add(1, Ordering::AcqRel);
-        let fallback_at = (slot == Slot::Fallback).then(Instant::now);
-        self.insert(key, Known { slot: Some(slot), version, fallback_at });
+        let is_by_fallback = slot == Slot::Fallback;
+        self.insert(key, Known { slot: Some(slot), version, is_by_fallback, fallback_at });
     }
 
     /// `slot` served it at once. That says nothing of the other slot, so it changes no preference. Where there is none, the
@@ -175,18 +184,24 @@ impl Memory {
     /// Returns whether the resource has moved: the other slot was the last to serve it.
     pub(crate) fn note_served(&self, key: u64, slot: Slot, is_chance: bool) -> bool {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let fallback_at = (slot == Slot::Fallback).then(Instant::now);
-        let known = self.recall(key);
+        self.set_server(key, self.recall(key), slot, is_chance)
+    }
+
+    fn set_server(&self, key: u64, known: Option<Known>, slot: Slot, is_chance: bool) -> bool {
+        let is_by_fallback = slot == Slot::Fallback;
+        let now = is_by_fallback.then(Instant::now);
         match known {
-            Some(known) => self.insert(key, Known { fallback_at, ..known }),
+            Some(known) => {
+                self.insert(key, Known { is_by_fallback, fallback_at: now.or(known.fallback_at), ..known });
+            }
             // That the primary serves it needs no entry.
             None if slot == Slot::Primary => {}
             None => {
                 let slot = (!is_chance).then_some(slot);
-                self.insert(key, Known { slot, version: 0, fallback_at });
+                self.insert(key, Known { slot, version: 0, is_by_fallback, fallback_at: now });
             }
         }
-        is_by_fallback(known) != (slot == Slot::Fallback)
+        known.is_some_and(|known| known.is_by_fallback) != is_by_fallback
     }
 
     /// This slot was needed for a resource: the other one was rejected.
@@ -202,12 +217,12 @@ impl Memory {
 
     /// How many were last served by the fallback. It looks at each.
     pub(crate) fn count_moved(&self) -> usize {
-        self.entries.iter().filter(|(_, known)| known.fallback_at.is_some()).count()
+        self.entries.iter().filter(|(_, known)| known.is_by_fallback).count()
     }
 
     /// Whether the resource was last served by the fallback.
     pub(crate) fn has_moved(&self, key: u64) -> bool {
-        is_by_fallback(self.recall(key))
+        self.recall(key).is_some_and(|known| known.is_by_fallback)
     }
 
     /// Whether there may be more than can be counted.
@@ -220,14 +235,17 @@ impl Memory {
         self.in_use.load(Ordering::Acquire)
     }
 
+    /// Changes with each change of what is known.
+    #[inline]
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     fn insert(&self, key: u64, known: Known) {
         self.entries.insert(key, known);
+        self.changes.fetch_add(1, Ordering::Release);
         self.in_use.store(true, Ordering::Release);
     }
-}
-
-fn is_by_fallback(known: Option<Known>) -> bool {
-    known.is_some_and(|known| known.fallback_at.is_some())
 }
 
 impl fmt::Debug for Memory {

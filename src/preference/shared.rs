@@ -181,6 +181,7 @@ mod tests {
         seed: Mutex<Option<u64>>,
         entries: Mutex<Vec<Learnt>>,
         is_down: AtomicBool,
+        takes_nothing: AtomicBool,
         hangs: AtomicBool,
     }
 
@@ -208,6 +209,9 @@ mod tests {
         fn append<'a>(&'a self, learnt: &'a [Learnt]) -> LogFuture<'a, ()> {
             Box::pin(async move {
                 self.check().await?;
+                if self.0.takes_nothing.load(Ordering::SeqCst) {
+                    return Err("full".into());
+                }
                 self.0.entries.lock().unwrap().extend_from_slice(learnt);
                 Ok(())
             })
@@ -276,6 +280,22 @@ mod tests {
         a_while().await;
         let told = [("a", Slot::Fallback), ("never moved", Slot::Primary)];
         assert_eq!(log.entries(), told.map(|(name, slot)| Learnt::new(key(&memory, name), slot)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_still_to_be_written_is_newer_than_what_is_read() {
+        let log = TestLog::default();
+        let (ours, theirs) = (replica(&log).await, replica(&log).await);
+        log.0.takes_nothing.store(true, Ordering::SeqCst);
+        learn(&ours, key(&ours, "a"), Slot::Primary);
+        a_while().await;
+        // Another replica's older evidence arrives meanwhile.
+        log.0.entries.lock().unwrap().push(Learnt::new(key(&theirs, "a"), Slot::Fallback));
+        a_while().await;
+        assert_eq!((slot(&ours, "a"), slot(&theirs, "a")), (Slot::Primary, Slot::Fallback));
+        log.0.takes_nothing.store(false, Ordering::SeqCst);
+        a_while().await;
+        assert_eq!((slot(&ours, "a"), slot(&theirs, "a")), (Slot::Primary, Slot::Primary));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,6 @@ use tower_credential_fallback::{
 };
 
 use crate::answer::ScriptBody;
-use crate::known;
 use crate::report::Ending;
 use crate::request::REPLAY_LIMIT;
 use crate::server::{BodyEnd, fixed_token, slot_of, was_decided};
@@ -256,10 +255,7 @@ impl State {
         if let Some(reason) = not_replayed {
             *summary.not_replayed.entry(reason).or_default() += 1;
         }
-        let mut served = self.fallback_served.get(&spec.resource).copied();
-        if let Some(resource) = spec.resource.filter(|_| known::LOG_COUNTS_AS_SERVED_NOW) {
-            served = served.max(replica.model.known(resource).told);
-        }
+        let served = self.fallback_served.get(&spec.resource).copied();
         replica.counts.note(call, ending, verdicts, not_replayed, served);
     }
 

@@ -15,7 +15,6 @@ use fastrand::Rng;
 use tokio::time::Instant;
 use tower_credential_fallback::{CredentialChoice, Order, Slot};
 
-use crate::known;
 use crate::request::Spec;
 
 /// How long a hint waits for its call.
@@ -37,12 +36,6 @@ pub(crate) struct Known {
     by_fallback: bool,
     /// The slot that served it last, as far as this replica knows.
     pub(crate) served: Option<Slot>,
-    /// When that changed, as a place among the events of the world.
-    changed: u64,
-    /// Whether the layer may know it otherwise.
-    pub(crate) is_unsure: bool,
-    /// When the log has told that the fallback serves it.
-    pub(crate) told: Option<Instant>,
     /// The slot that this replica's own call was served with last.
     pub(crate) own: Option<Slot>,
 }
@@ -110,10 +103,7 @@ impl Model {
         let known = self.known.entry(resource).or_default();
         known.own = Some(slot);
         let is_stale = is_evidence && known.learnt > sent;
-        known.is_unsure = known::OVERLAPPING_IS_NOT_NOTED && known.changed > sent;
-        if known.served != Some(slot) || is_evidence && !is_stale {
-            (known.served, known.changed) = (Some(slot), now);
-        }
+        known.served = Some(slot);
         if slot == Slot::Fallback {
             if !is_evidence && !is_chance && !known.by_fallback && known.preference.is_none() {
                 known.start = Some(slot);
@@ -140,8 +130,6 @@ impl Model {
             self.has_found_fallback |= slot == Slot::Fallback;
             known.by_fallback |= slot == Slot::Fallback;
             (known.preference, known.learnt, known.served) = (Some(slot), now, Some(slot));
-            (known.changed, known.is_unsure) = (now, false);
-            known.told = (slot == Slot::Fallback).then(Instant::now);
         }
     }
 
