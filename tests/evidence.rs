@@ -1,51 +1,28 @@
-//! Only evidence teaches: one credential rejected, the other accepted. Nothing else changes a preference, another
-//! replica's preference, or the report's verdict.
+//! Only evidence teaches: one credential rejected, the other accepted. Nothing else changes a preference, here or in
+//! another replica.
 #![cfg(feature = "json")]
 
 #[path = "support/script.rs"]
 mod script;
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
-use http::{Request, Response};
+use futures::FutureExt as _;
+use http::Request;
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, Full, StreamBody};
-use script::{Script, answer, get, layer};
+use http_body_util::{BodyExt, Full, StreamBody};
+use script::{Log, Script, answer, get, layer};
 use tower::{Layer, ServiceExt};
 use tower_credential_fallback::{
-    BoxError, Credential, CredentialChoice, CredentialError, CredentialFallbackLayer, JsonCodeClassifier,
-    Learnt, LogFuture, NoReplay, Order, Outcome, PreferenceLog, RECENT, RejectionKind, ReplayBody,
-    SharedPreferences, Slot, Verdict, provider_fn,
+    BoxError, Credential, CredentialChoice, CredentialError, CredentialFallbackLayer, NoReplay, Outcome,
+    ReplayBody, SharedPreferences, Slot, provider_fn,
 };
 
 const URI: &str = "https://api.example/v1/things/7";
-
-/// A log in memory.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<Learnt>>>);
-
-impl PreferenceLog for Log {
-    fn seed(&self, _: u64) -> LogFuture<'_, u64> {
-        Box::pin(async { Ok(7) })
-    }
-
-    fn append<'a>(&'a self, learnt: &'a [Learnt]) -> LogFuture<'a, ()> {
-        self.0.lock().unwrap().extend_from_slice(learnt);
-        Box::pin(async { Ok(()) })
-    }
-
-    fn read<'a>(&'a self, after: Option<&'a str>) -> LogFuture<'a, (Vec<Learnt>, Option<String>)> {
-        let all = self.0.lock().unwrap().clone();
-        let from = after.map_or(0, |after| after.parse().unwrap());
-        let next = (from < all.len()).then(|| all.len().to_string());
-        Box::pin(async move { Ok((all[from..].to_vec(), next)) })
-    }
-}
 
 /// Long enough for replicas to hear of each other.
 async fn a_while() {
@@ -256,82 +233,6 @@ async fn a_slow_second_attempt_does_not_overwrite_what_was_learnt_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_clear_from_the_fallback_leaves_open_whether_the_primary_can_go() {
-    #[derive(Clone, Copy, Debug)]
-    enum Trouble {
-        NoCredential,
-        Status(u16),
-        Reset,
-        Slow,
-    }
-    use Trouble::{NoCredential, Reset, Slow, Status};
-    for order in [Order::FallbackOnly, Order::FallbackFirst] {
-        for trouble in [NoCredential, Status(503), Status(429), Status(404), Reset, Slow] {
-            if matches!((order, trouble), (Order::FallbackFirst, NoCredential)) {
-                // The primary serves instead, and is needed.
-                continue;
-            }
-            let is_down = Arc::new(AtomicBool::new(false));
-            let (down, is_out) = (Arc::clone(&is_down), Arc::clone(&is_down));
-            let server = Script::new(move |asked| {
-                // All but one resource is served.
-                let is_down = down.load(Ordering::SeqCst) && asked.uri.path() == "/troubled";
-                async move {
-                    match trouble {
-                        Status(status) if is_down => Ok(answer(status, "")),
-                        Reset if is_down => Err("reset".into()),
-                        Slow if is_down => std::future::pending().await,
-                        _ => Ok(answer(200, "")),
-                    }
-                }
-            });
-            let fallback = provider_fn(move |head: &http::request::Parts| {
-                let is_out = matches!(trouble, NoCredential) && is_out.load(Ordering::SeqCst);
-                let is_out = is_out && head.uri.path() == "/troubled";
-                std::future::ready(match is_out {
-                    true => Err(CredentialError::new("the vault is sealed")),
-                    false => Ok(Credential::bearer("new").unwrap()),
-                })
-            });
-            let primary = Credential::bearer("old").unwrap();
-            let layer = CredentialFallbackLayer::new(primary, fallback).unwrap().with_order(order);
-            let layer = layer.with_resource_key(path);
-            let (client, handle) = (layer.layer(server), layer.handle());
-            let call = async |path: &str| {
-                let call = client.clone().oneshot(get(&format!("https://api.example{path}")));
-                let _ = tokio::time::timeout(Duration::from_secs(9), call).await;
-            };
-            tokio::time::advance(2 * RECENT).await;
-            call("/fine").await;
-            assert_eq!(handle.report().can_retire_primary(), Some(true));
-            is_down.store(true, Ordering::SeqCst);
-            for _ in 0..20 {
-                call("/troubled").await;
-            }
-            call("/fine").await;
-            let report = handle.report();
-            assert_eq!(report.can_retire_primary(), None, "{order:?} {trouble:?}: {report}");
-            // A clear answer to the same closes the question; that there was no credential stays true for its time.
-            is_down.store(false, Ordering::SeqCst);
-            call("/troubled").await;
-            if matches!(trouble, NoCredential) {
-                assert_eq!(handle.report().can_retire_primary(), None, "{order:?} {trouble:?}");
-                tokio::time::advance(RECENT).await;
-                call("/fine").await;
-            }
-            assert_eq!(handle.report().can_retire_primary(), Some(true), "{order:?} {trouble:?}");
-            // What was served lately is no question, whatever else its answers are.
-            call("/troubled").await;
-            is_down.store(true, Ordering::SeqCst);
-            if let Status(_) = trouble {
-                call("/troubled").await;
-                assert_eq!(handle.report().can_retire_primary(), Some(true), "{order:?} {trouble:?}");
-            }
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_provider_without_a_credential_changes_no_preference() {
     // Both serve the resource; the old credential cannot be had for a while.
     let is_out = Arc::new(AtomicBool::new(true));
@@ -349,223 +250,4 @@ async fn a_provider_without_a_credential_changes_no_preference() {
     is_out.store(false, Ordering::SeqCst);
     client.clone().oneshot(get(URI)).await.unwrap();
     assert_eq!(server.tokens(), ["new", "old"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_the_fallback_serves_at_once_counts_as_moved() {
-    let server = Script::statuses(|_| 200);
-    let layer = layer().with_order(Order::FallbackFirst);
-    let (client, handle) = (layer.layer(server), layer.handle());
-    for host in ["a", "b", "b"] {
-        client.clone().oneshot(get(&format!("https://{host}.example/"))).await.unwrap();
-    }
-    assert_eq!((handle.report().moved, handle.report().not_moved), (2, 0));
-    let mut pinned = get("https://b.example/");
-    pinned.extensions_mut().insert(CredentialChoice::Only(Slot::Primary));
-    client.oneshot(pinned).await.unwrap();
-    assert_eq!((handle.report().moved, handle.report().not_moved), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_resource_has_moved_if_the_fallback_was_the_last_to_serve_it() {
-    // Both serve it, the fallback slowly.
-    let has_moved = Arc::new(AtomicBool::new(true));
-    let moved = Arc::clone(&has_moved);
-    let server = Script::new(move |asked| {
-        let status = if asked.is_new() || !moved.load(Ordering::SeqCst) { 200 } else { 403 };
-        async move {
-            if asked.is_new() {
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            }
-            Ok(answer(status, ""))
-        }
-    });
-    let layer = layer();
-    let (client, handle) = (layer.layer(server), layer.handle());
-    client.clone().oneshot(get(URI)).await.unwrap();
-    has_moved.store(false, Ordering::SeqCst);
-    let slow = tokio::spawn(client.clone().oneshot(get(URI)));
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let mut pinned = get(URI);
-    pinned.extensions_mut().insert(CredentialChoice::First(Slot::Primary));
-    client.oneshot(pinned).await.unwrap();
-    assert_eq!((handle.report().moved, handle.report().not_moved), (0, 1));
-    assert_eq!(Outcome::of(&slow.await.unwrap().unwrap()).served_by(), Some(Slot::Fallback));
-    assert_eq!((handle.report().moved, handle.report().not_moved), (1, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_another_replica_has_told_was_not_served_just_now() {
-    // The fallback serves the resource, and a day later answers it with nothing but 503.
-    let is_down = Arc::new(AtomicBool::new(false));
-    let down = Arc::clone(&is_down);
-    let server = Script::statuses(move |asked| match asked.uri.path() {
-        _ if !asked.is_new() => 401,
-        "/troubled" if down.load(Ordering::SeqCst) => 503,
-        _ => 200,
-    });
-    let log = Log::default();
-    let replica = async |order| {
-        let shared = SharedPreferences::open(log.clone()).await.unwrap();
-        layer().with_resource_key(path).with_shared_preferences(&shared).with_order(order)
-    };
-    let first = replica(Order::Adaptive).await;
-    first.layer(server.clone()).oneshot(get("https://api.example/troubled")).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(86_400)).await;
-    assert_eq!(log.0.lock().unwrap().len(), 1);
-    is_down.store(true, Ordering::SeqCst);
-    let second = replica(Order::FallbackFirst).await;
-    let (client, handle) = (second.layer(server), second.handle());
-    tokio::time::advance(RECENT).await;
-    for path in ["fine", "troubled"] {
-        client.clone().oneshot(get(&format!("https://api.example/{path}"))).await.unwrap();
-    }
-    assert_eq!(handle.report().can_retire_primary(), None, "{}", handle.report());
-}
-
-fn path<'r>(head: &'r http::request::Parts, _: &'r [u8]) -> Option<&'r str> {
-    Some(head.uri.path())
-}
-
-#[tokio::test(start_paused = true)]
-async fn paths_that_both_reject_are_no_resources() {
-    let server = Script::statuses(|_| 403);
-    let layer = layer();
-    let (client, handle) = (layer.layer(server), layer.handle());
-    for nth in 0..20_000 {
-        client.clone().oneshot(get(&format!("https://api.example/{nth}"))).await.unwrap();
-    }
-    let report = handle.report();
-    assert_eq!((report.moved, report.not_moved, report.has_more_resources), (0, 0, false));
-    assert_eq!(report.refused, 20_000);
-}
-
-#[tokio::test]
-async fn an_outcome_tells_accepted_from_inconclusive() {
-    for (status, verdict) in
-        [(200, Verdict::Accepted), (304, Verdict::Accepted), (503, Verdict::Inconclusive)]
-    {
-        let server = Script::statuses(move |asked| if asked.is_new() { status } else { 401 });
-        let response: Response<_> = layer().layer(server).oneshot(get(URI)).await.unwrap();
-        let outcome = Outcome::of(&response);
-        assert_eq!(outcome.answered_by(), Some(Slot::Fallback));
-        assert_eq!(outcome.attempts().last().unwrap().verdict, verdict);
-        assert_eq!(outcome.served_by().is_some(), verdict == Verdict::Accepted);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_body_that_fails_or_stalls_is_no_evidence() {
-    let mode = Arc::new(AtomicUsize::new(0));
-    let shown = Arc::clone(&mode);
-    let inner = tower::service_fn(move |request: Request<ReplayBody<Full<Bytes>>>| {
-        let is_new = request.headers()["authorization"] == "Bearer new";
-        let mode = shown.load(Ordering::SeqCst);
-        async move {
-            let frames: Vec<Result<_, BoxError>> = vec![Ok(Frame::data(Bytes::from(r#"{"data":[1,"#)))];
-            let head = Response::builder().header("content-type", "application/json");
-            let rest = match (is_new, mode) {
-                (false, _) => {
-                    let body = Either::Left(Full::from(r#"{"code":4101}"#));
-                    return Ok::<_, BoxError>(head.body(body).unwrap());
-                }
-                (true, 0) => futures::stream::iter([Err("cut off".into())]).left_stream(),
-                (true, _) => futures::stream::pending().right_stream(),
-            };
-            let body = StreamBody::new(Box::pin(futures::stream::iter(frames).chain(rest)));
-            Ok(head.body(Either::Right(body)).unwrap())
-        }
-    });
-    let classifier = JsonCodeClassifier::new("code").reject(4101, RejectionKind::Forbidden);
-    let layer = layer().with_classifier(classifier);
-    let (client, handle) = (layer.layer(inner), layer.handle());
-    for nth in 0..2 {
-        mode.store(nth, Ordering::SeqCst);
-        let response = client.clone().oneshot(get(URI)).await.unwrap();
-        let outcome = Outcome::of(&response);
-        assert_eq!((outcome.answered_by(), outcome.served_by()), (Some(Slot::Fallback), None));
-        assert_eq!(outcome.attempts().count(), 2, "nothing was learnt from the call before");
-    }
-    assert_eq!((handle.report().fallback.inconclusive, handle.report().moved), (2, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_verdict_depends_on_the_bytes_not_on_their_frames() {
-    const TEXTS: [&str; 8] = [
-        r#"{"code":0,"data":[1,2]}"#,
-        r#"{"data":{"code":4101},"code":0}"#,
-        r#"{"data":"","code":4101,"msg":"no"}"#,
-        r#"{"code":4000,"msg":"wrong"}"#,
-        r#"{"data":[1,2],"msg":"#,
-        r#"{"code":4101"#,
-        "<html>",
-        "",
-    ];
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    enum End {
-        Whole,
-        Failed,
-        Silent,
-    }
-    let mut random = fastrand::Rng::with_seed(7);
-    let verdict = async |text: &'static str, cuts: Vec<usize>, pauses: bool, end: End| {
-        let inner = tower::service_fn(move |_: Request<ReplayBody<Full<Bytes>>>| {
-            let mut cuts = cuts.clone();
-            cuts.extend([0, text.len()]);
-            cuts.sort_unstable();
-            let pieces: Vec<_> = cuts.windows(2).map(|cut| &text.as_bytes()[cut[0]..cut[1]]).collect();
-            let frames = futures::stream::iter(pieces).then(move |piece| async move {
-                if pauses {
-                    tokio::task::yield_now().await;
-                }
-                Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece)))
-            });
-            let end = futures::stream::once(async move {
-                match end {
-                    End::Whole => None,
-                    End::Failed => Some(Err("reset".into())),
-                    End::Silent => std::future::pending().await,
-                }
-            });
-            let body = StreamBody::new(Box::pin(frames.chain(end.filter_map(std::future::ready))));
-            let head = Response::builder().header("content-type", "application/json");
-            std::future::ready(Ok::<_, BoxError>(head.body(body).unwrap()))
-        });
-        let classifier = JsonCodeClassifier::new("code").reject(4101, RejectionKind::Forbidden);
-        let layer = layer().with_classifier(classifier).with_order(Order::PrimaryOnly);
-        let response = layer.layer(inner).oneshot(get(URI)).await.unwrap();
-        Outcome::of(&response).attempts().next().unwrap().verdict
-    };
-    for text in TEXTS {
-        for end in [End::Whole, End::Failed, End::Silent] {
-            let expected = verdict(text, Vec::new(), false, end).await;
-            for _ in 0..100 {
-                let cuts: Vec<_> = (0..random.usize(0..6)).map(|_| random.usize(0..=text.len())).collect();
-                let found = verdict(text, cuts.clone(), random.bool(), end).await;
-                assert_eq!(found, expected, "{text} in pieces from {cuts:?}, {end:?}");
-            }
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn empty_frames_for_ever_do_not_stop_the_call() {
-    let inner = tower::service_fn(async |_: Request<ReplayBody<Full<Bytes>>>| {
-        let frames = futures::stream::repeat_with(|| Ok::<_, BoxError>(Frame::data(Bytes::new())));
-        let head = Response::builder().status(401).header("content-type", "application/json");
-        Ok::<_, BoxError>(head.body(StreamBody::new(frames)).unwrap())
-    });
-    let layer = layer().with_classifier(JsonCodeClassifier::new("code")).with_order(Order::PrimaryOnly);
-    let call = layer.layer(inner).oneshot(get(URI));
-    let ticking = async {
-        // Time does not pass by itself while a task is ready to run.
-        loop {
-            tokio::time::advance(Duration::from_millis(100)).await;
-        }
-    };
-    let response = tokio::select! {
-        response = call => response.unwrap(),
-        () = ticking => unreachable!(),
-    };
-    assert!(Outcome::of(&response).is_refused());
 }

@@ -1,4 +1,4 @@
-//! An inner service whose answers the test writes.
+//! An inner service whose answers the test writes, and a log of preferences in memory.
 #![allow(dead_code)] // No test uses all of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
-use tower_credential_fallback::{BoxError, Credential, CredentialFallbackLayer};
+use tower_credential_fallback::{
+    BoxError, Credential, CredentialFallbackLayer, Learnt, LogFuture, PreferenceLog,
+};
 
 /// One request, as the service got it.
 #[derive(Clone, Debug)]
@@ -108,4 +110,26 @@ pub(crate) fn get(uri: &str) -> Request<Full<Bytes>> {
 pub(crate) fn layer() -> CredentialFallbackLayer<Credential, Credential> {
     CredentialFallbackLayer::new(Credential::bearer("old").unwrap(), Credential::bearer("new").unwrap())
         .unwrap()
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+pub(crate) struct Log(pub(crate) Arc<Mutex<Vec<Learnt>>>);
+
+impl PreferenceLog for Log {
+    fn seed(&self, _: u64) -> LogFuture<'_, u64> {
+        Box::pin(async { Ok(7) })
+    }
+
+    fn append<'a>(&'a self, learnt: &'a [Learnt]) -> LogFuture<'a, ()> {
+        self.0.lock().unwrap().extend_from_slice(learnt);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn read<'a>(&'a self, after: Option<&'a str>) -> LogFuture<'a, (Vec<Learnt>, Option<String>)> {
+        let all = self.0.lock().unwrap().clone();
+        let from = after.map_or(0, |after| after.parse().unwrap());
+        let next = (from < all.len()).then(|| all.len().to_string());
+        Box::pin(async move { Ok((all[from..].to_vec(), next)) })
+    }
 }
