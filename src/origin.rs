@@ -130,6 +130,9 @@ fn is_plain_loopback(authority: &str) -> bool {
 /// If that lies in another origin than the request, a rejection is final: the other credential is not shown
 /// to whoever the redirect led to. An acceptance from there is inconclusive: it may be a login page.
 ///
+/// A request whose URI names another scheme, host or port than it is sent to, since an inner layer rewrites that, looks
+/// like redirected if an inner layer reports the rewritten URI. Rewrite it outside of the layer.
+///
 /// With the feature `follow-redirect`, tower-http's `RequestUri` (0.6 and 0.7) says the same. Of several, each counts: a
 /// rejection is final if any of them lies in another origin.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 #[path = "support/script.rs"]
 mod script;
 
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -138,7 +138,16 @@ async fn a_hint_lasts_for_one_call_unless_that_succeeds() {
     let server =
         Script::statuses(move |asked| if asked.is_new() { says.load(Ordering::SeqCst) } else { 401 });
     let client = layer().with_replay_limit(1).layer(server.clone());
-    let upload = async || client.clone().oneshot(stream(Ok("xy"))).await.unwrap();
+    let nth = AtomicUsize::new(0);
+    let upload = async || {
+        // Each form that is built has a boundary of its own, and each attempt a trace.
+        let nth = nth.fetch_add(1, Ordering::SeqCst);
+        let mut request = stream(Ok("xy"));
+        let form = format!("multipart/form-data; boundary={nth}").parse().unwrap();
+        request.headers_mut().insert("content-type", form);
+        request.headers_mut().insert("x-request-id", nth.into());
+        client.clone().oneshot(request).await.unwrap()
+    };
 
     let first = upload().await;
     assert!(matches!(Outcome::of(&first).no_replay(), Some(NoReplay::BodyTooLarge)));
@@ -250,4 +259,29 @@ async fn a_provider_without_a_credential_changes_no_preference() {
     is_out.store(false, Ordering::SeqCst);
     client.clone().oneshot(get(URI)).await.unwrap();
     assert_eq!(server.tokens(), ["new", "old"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_starts_after_the_move_begins_lists_with_the_fallback() {
+    fn named<'r>(head: &'r http::request::Parts, _: &'r [u8]) -> Option<&'r str> {
+        head.uri.path().strip_prefix("/v1/things/")
+    }
+    let server = Script::statuses(|asked| if asked.is_new() { 200 } else { 401 });
+    let log = Log::default();
+    let replica = async || {
+        let shared = SharedPreferences::open(log.clone()).await.unwrap();
+        layer().with_resource_key(named).with_shared_preferences(&shared).layer(server.clone())
+    };
+    for attempts in [2, 1] {
+        let client = replica().await;
+        let call = async |path: &str| {
+            let response = client.clone().oneshot(get(&format!("https://api.example{path}"))).await.unwrap();
+            Outcome::of(&response).attempts().count()
+        };
+        for nth in 0..16 {
+            assert_eq!(call(&format!("/v1/things/{nth}")).await, attempts);
+        }
+        assert_eq!(call("/v1/list").await, 1, "most is moved");
+        a_while().await;
+    }
 }

@@ -11,8 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::source::{into_bytes_frame, take_frame};
 
-/// So many frames are read before others have their turn: a body of empty frames would be read for ever.
-const FRAMES_AT_ONCE: usize = 256;
+/// So many empty frames are read before others have their turn: a body of them would be read for ever.
+const EMPTY_FRAMES_AT_ONCE: usize = 256;
 
 /// Any that is not one frame and nothing else.
 pub(super) struct Seen<B: Body> {
@@ -134,7 +134,7 @@ impl<B: Body> Seen<B> {
 impl<B: Body + Unpin> Seen<B> {
     /// Reads on, until `limit` bytes have been seen, or the end, or an error.
     pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
-        let mut frames = 0;
+        let mut empty_frames = 0;
         while let Some(rest) = &mut self.rest {
             if rest.is_end_stream() {
                 self.rest = None;
@@ -143,15 +143,16 @@ impl<B: Body + Unpin> Seen<B> {
             if self.len >= limit || self.tail.is_some() {
                 break;
             }
-            if frames == FRAMES_AT_ONCE {
+            if empty_frames == EMPTY_FRAMES_AT_ONCE {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            frames += 1;
+            let before = self.len;
             match ready!(Pin::new(rest).poll_frame(cx)) {
                 None => self.rest = None,
                 Some(frame) => self.keep(frame.map(into_bytes_frame), limit),
             }
+            empty_frames += usize::from(self.len == before);
         }
         Poll::Ready(())
     }

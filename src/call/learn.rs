@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Call;
+use super::request_key::RequestKey;
 use crate::policy::Policy;
 use crate::preference::{HINT_FOR, Known, Slot};
 
@@ -47,14 +48,11 @@ impl Call {
         let memory = policy.live.memory();
         if let Some(key) = self.facts.key {
             // The other slot was rejected for it: now, or in the call before that left a hint.
-            let has_moved = if rejected == Some(slot.other()) || was_hint_right {
-                memory.learn(key, slot, self.facts.as_of)
-            } else {
+            if rejected == Some(slot.other()) || was_hint_right {
+                memory.learn(key, slot, self.facts.as_of);
+            } else if !is_as_before {
                 let is_chance = self.facts.is_pinned || unavailable.is_some();
-                !is_as_before && memory.note_served(key, slot, is_chance)
-            };
-            if has_moved {
-                policy.live.stats.moved(slot);
+                memory.note_served(key, slot, is_chance);
             }
         } else if was_hint_right {
             // No resource can be remembered, but the hint was right.
@@ -84,8 +82,8 @@ impl Call {
 
     /// The next call with this request begins with this slot, once.
     pub(super) fn leave_hint(&self, policy: &Policy, slot: Slot) {
-        let group = self.facts.key.unwrap_or_default();
-        policy.live.hints.insert(group, self.facts.request_key.0, slot, HINT_FOR);
+        let RequestKey { group, key } = self.facts.request_key;
+        policy.live.hints.insert(group, key, slot, HINT_FOR);
     }
 
     /// The call is dropped: settles it, if it has not ended.

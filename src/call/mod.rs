@@ -308,7 +308,7 @@ impl Call {
         // Content that streams is not known, so no other request can be the same.
         self.facts.cooldown_key = content.map(|content| {
             let (one, other) = (sent.secret(), credential.secret());
-            let request = self.facts.request_key.0.to_ne_bytes();
+            let request = self.facts.request_key.key.to_ne_bytes();
             // The order of the two does not matter: the next call may begin with the other.
             live.memory().hash(&[&request, content, one.min(other), one.max(other)])
         });

@@ -3,7 +3,7 @@
 use http::request;
 
 use super::Call;
-use super::request_key::{RequestKey, headers_of};
+use super::request_key::{RequestKey, group, headers_of};
 use crate::attempt::Target;
 use crate::outcome::NoReplay;
 use crate::policy::Policy;
@@ -48,20 +48,10 @@ impl Call {
     fn adaptive_slot(&mut self, policy: &Policy, head: &request::Parts) -> Slot {
         let live = &*policy.live;
         let key = self.facts.key;
-        if live.hints.may_have(key.unwrap_or_default()) {
-            let headers = headers_of(&head.headers);
-            let request = RequestKey::new(
-                live.memory(),
-                &head.method,
-                Target::of(&head.uri),
-                headers,
-                &head.extensions,
-                key,
-            );
-            if let Some(slot) = live.hints.take(key.unwrap_or_default(), request.0) {
-                (self.facts.hint, self.facts.request_key) = (Some(slot), request);
-                return slot;
-            }
+        if !live.hints.is_empty()
+            && let Some(slot) = self.take_hint(policy, head)
+        {
+            return slot;
         }
         let Some(key) = key else {
             return live.usual_slot();
@@ -74,5 +64,20 @@ impl Call {
             Slot::Fallback if live.stats.is_of_primary(key) => Slot::Primary,
             usual => usual,
         }
+    }
+
+    /// What an earlier call with this very request has left.
+    #[cold]
+    fn take_hint(&mut self, policy: &Policy, head: &request::Parts) -> Option<Slot> {
+        let (live, target) = (&*policy.live, Target::of(&head.uri));
+        if !live.hints.may_have(group(live.memory(), &target)) {
+            return None;
+        }
+        let headers = headers_of(&head.headers);
+        let (extensions, resource) = (&head.extensions, self.facts.key);
+        let request = RequestKey::new(live.memory(), &head.method, target, headers, extensions, resource);
+        let slot = live.hints.take(request.group, request.key)?;
+        (self.facts.hint, self.facts.request_key) = (Some(slot), request);
+        Some(slot)
     }
 }

@@ -6,24 +6,40 @@ use crate::attempt::Target;
 use crate::preference::Memory;
 
 /// Headers that name an attempt or a trace, not what is asked for. A caller's retry has others.
-const OF_THE_ATTEMPT: [&[u8]; 12] = [
+const OF_THE_ATTEMPT: [&[u8]; 13] = [
     b"b3",
     b"baggage",
     b"date",
+    b"grpc-timeout",
     b"sentry-trace",
     b"traceparent",
     b"tracestate",
     b"uber-trace-id",
     b"x-amzn-trace-id",
-    b"x-b3-spanid",
-    b"x-b3-traceid",
     b"x-cloud-trace-context",
+    b"x-correlation-id",
     b"x-request-id",
+    b"x-stainless-retry-count",
 ];
+
+/// … and how others begin.
+const FAMILIES_OF_THE_ATTEMPT: [&[u8]; 2] = [b"x-b3-", b"x-datadog-"];
+
+fn is_of_the_attempt(name: &[u8]) -> bool {
+    OF_THE_ATTEMPT.contains(&name) || FAMILIES_OF_THE_ATTEMPT.iter().any(|family| name.starts_with(family))
+}
+
+/// Without parameters: each form that is built has a boundary of its own.
+fn media_type(value: &[u8]) -> &[u8] {
+    value.split(|byte| *byte == b';').next().unwrap_or_default()
+}
 
 /// A hash of method, URI, headers, user and resource.
 #[derive(Clone, Copy, Default)]
-pub(super) struct RequestKey(pub(super) u64);
+pub(super) struct RequestKey {
+    pub(super) group: u64,
+    pub(super) key: u64,
+}
 
 impl RequestKey {
     /// `headers` are names and values; their order does not matter.
@@ -40,9 +56,15 @@ impl RequestKey {
         #[cfg(not(feature = "oauth"))]
         let (user, _) = ("", extensions);
         let headers = headers
-            .filter(|(name, _)| !OF_THE_ATTEMPT.contains(name))
+            .filter(|(name, _)| !is_of_the_attempt(name))
+            .map(
+                |(name, value)| {
+                    if name == b"content-type" { (name, media_type(value)) } else { (name, value) }
+                },
+            )
             .fold(0_u64, |sum, (name, value)| sum.wrapping_add(memory.hash(&[name, value])));
-        Self(memory.hash(&[
+        let group = group(memory, &target);
+        let key = memory.hash(&[
             method.as_str().as_bytes(),
             target.scheme.as_bytes(),
             target.authority,
@@ -50,8 +72,14 @@ impl RequestKey {
             &headers.to_ne_bytes(),
             &resource.unwrap_or_default().to_ne_bytes(),
             user.as_bytes(),
-        ]))
+        ]);
+        Self { group, key }
     }
+}
+
+/// A part of the key that costs less to make.
+pub(super) fn group(memory: &Memory, target: &Target<'_>) -> u64 {
+    memory.hash(&[target.authority, target.path])
 }
 
 /// Names and values of a head's headers.

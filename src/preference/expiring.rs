@@ -1,7 +1,7 @@
 //! [`Expiring`]: a few values, each for a limited time.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,16 +13,20 @@ const CAPACITY: usize = 4_096;
 /// An insertion removes expired entries if it finds so many, or twice as many as the last removal left.
 const SWEEP_FROM: usize = 64;
 
+/// 1,024 bits: with a hundred groups, nine of ten others are told apart.
+const WORDS: usize = 16;
+
 /// A year: the clock can add it to any time.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Maps hashes to values that expire. A value belongs to a group, such as the resource of a request.
 ///
-/// Insertions are rare: they follow a rejection, or a failure. A lookup in a group that has no value is one atomic load.
+/// An insertion follows a rejection, or an answer that served nobody. A lookup in a group that has no value is one atomic load.
 pub(crate) struct Expiring<V> {
     entries: Mutex<Entries<V>>,
     /// A bit for each group that has a value. Groups may share a bit.
-    groups: AtomicU64,
+    groups: [AtomicU64; WORDS],
+    len: AtomicUsize,
 }
 
 struct Entries<V> {
@@ -58,7 +62,7 @@ impl<V> Entries<V> {
 impl<V: Copy> Expiring<V> {
     pub(crate) fn new() -> Self {
         let entries = Entries { by_key: HashMap::new(), sweep_at: SWEEP_FROM, last_until: None };
-        Self { entries: Mutex::new(entries), groups: AtomicU64::new(0) }
+        Self { entries: Mutex::new(entries), groups: Default::default(), len: AtomicUsize::new(0) }
     }
 
     /// Keeps `value` for this long; not at all for a zero duration.
@@ -70,18 +74,33 @@ impl<V: Copy> Expiring<V> {
         }
         let now = Instant::now();
         let mut entries = self.lock();
-        let has_removed = entries.by_key.len() >= entries.sweep_at && entries.sweep(now);
+        let is_swept = entries.by_key.len() >= entries.sweep_at;
+        let has_removed = is_swept && entries.sweep(now);
+        if is_swept {
+            self.note_groups(&entries);
+        }
         let until = now + duration.min(FOREVER);
         entries.last_until = entries.last_until.max(Some(until));
         entries.by_key.insert(key, Entry { value, until, group });
-        self.note_groups(&entries);
+        self.word(group).fetch_or(bit(group), Ordering::AcqRel);
+        self.len.store(entries.by_key.len(), Ordering::Release);
         has_removed
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len.load(Ordering::Acquire) == 0
     }
 
     /// Whether the group may have a value.
     #[inline]
     pub(crate) fn may_have(&self, group: u64) -> bool {
-        self.groups.load(Ordering::Acquire) & bit(group) != 0
+        self.word(group).load(Ordering::Acquire) & bit(group) != 0
+    }
+
+    #[inline]
+    fn word(&self, group: u64) -> &AtomicU64 {
+        &self.groups[(group >> 54) as usize % WORDS]
     }
 
     pub(crate) fn get(&self, group: u64, key: u64) -> Option<V> {
@@ -107,7 +126,9 @@ impl<V: Copy> Expiring<V> {
         } else if is_taken {
             entries.by_key.remove(&key);
         }
-        if is_over || is_taken && found.is_some() {
+        self.len.store(entries.by_key.len(), Ordering::Release);
+        // Of many, the next sweep does it.
+        if (is_over || is_taken && found.is_some()) && entries.by_key.len() < SWEEP_FROM {
             self.note_groups(&entries);
         }
         found
@@ -121,8 +142,13 @@ impl<V: Copy> Expiring<V> {
     }
 
     fn note_groups(&self, entries: &Entries<V>) {
-        let groups = entries.by_key.values().fold(0, |groups, entry| groups | bit(entry.group));
-        self.groups.store(groups, Ordering::Release);
+        let mut words = [0; WORDS];
+        for Entry { group, .. } in entries.by_key.values() {
+            words[(group >> 54) as usize % WORDS] |= bit(*group);
+        }
+        for (word, bits) in self.groups.iter().zip(words) {
+            word.store(bits, Ordering::Release);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries<V>> {

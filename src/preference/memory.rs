@@ -136,13 +136,12 @@ impl Memory {
 
     /// One slot was rejected, then `slot` served it. `as_of` is the [`version`](Self::version) when the request was sent
     /// that `slot` served: what was learnt of the resource since then is newer, and stays.
-    ///
-    /// Returns whether the resource has moved: the other slot was the last to serve it.
-    pub(crate) fn learn(&self, key: u64, slot: Slot, as_of: u64) -> bool {
+    pub(crate) fn learn(&self, key: u64, slot: Slot, as_of: u64) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.recall(key);
         if known.is_some_and(|known| known.version > as_of) {
-            return self.set_server(key, known, slot, true);
+            self.set_server(key, known, slot, true);
+            return;
         }
         if let Some(outbox) = &self.outbox
             && known.is_none_or(|known| !known.is_learnt_of(slot))
@@ -154,7 +153,6 @@ impl Memory {
         let served_before = known.and_then(|known| known.fallback_at);
         let fallback_at = if is_by_fallback { Some(Instant::now()) } else { served_before };
         self.insert_learnt(key, slot, known, fallback_at);
-        known.is_some_and(|known| known.is_by_fallback) != is_by_fallback
     }
 
     /// Another replica has learnt it.
@@ -180,19 +178,20 @@ impl Memory {
     /// `slot` served it at once. That says nothing of the other slot, so it changes no preference. Where there is none, the
     /// resource begins there from now on, unless the slot came first by chance: by the caller's choice, or since the other
     /// had no credential.
-    ///
-    /// Returns whether the resource has moved: the other slot was the last to serve it.
-    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_chance: bool) -> bool {
+    pub(crate) fn note_served(&self, key: u64, slot: Slot, is_chance: bool) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.set_server(key, self.recall(key), slot, is_chance)
+        self.set_server(key, self.recall(key), slot, is_chance);
     }
 
-    fn set_server(&self, key: u64, known: Option<Known>, slot: Slot, is_chance: bool) -> bool {
+    fn set_server(&self, key: u64, known: Option<Known>, slot: Slot, is_chance: bool) {
         let is_by_fallback = slot == Slot::Fallback;
         let now = is_by_fallback.then(Instant::now);
         match known {
             Some(known) => {
-                self.insert(key, Known { is_by_fallback, fallback_at: now.or(known.fallback_at), ..known });
+                let has_evidence = known.version > 0;
+                let slot = if is_chance || has_evidence { known.slot } else { Some(slot) };
+                let fallback_at = now.or(known.fallback_at);
+                self.insert(key, Known { slot, is_by_fallback, fallback_at, ..known });
             }
             // That the primary serves it needs no entry.
             None if slot == Slot::Primary => {}
@@ -201,7 +200,6 @@ impl Memory {
                 self.insert(key, Known { slot, version: 0, is_by_fallback, fallback_at: now });
             }
         }
-        known.is_some_and(|known| known.is_by_fallback) != is_by_fallback
     }
 
     /// This slot was needed for a resource: the other one was rejected.
@@ -314,11 +312,8 @@ mod tests {
     #[test]
     fn unknown_resources_begin_with_the_slot_that_most_needed_lately() {
         let memory = Memory::new();
-        let resources = |from: u64, slot| {
-            (from..from + 40).for_each(|key| {
-                let _ = memory.learn(2 * key, slot, u64::MAX);
-            })
-        };
+        let resources =
+            |from: u64, slot| (from..from + 40).for_each(|key| memory.learn(2 * key, slot, u64::MAX));
         resources(0, Slot::Primary);
         assert_eq!(memory.usual_slot(), Slot::Primary);
         resources(100, Slot::Fallback);

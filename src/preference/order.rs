@@ -42,7 +42,8 @@ impl fmt::Display for Slot {
 pub enum Order {
     /// The one that last served the same resource where the other was rejected. The default.
     ///
-    /// A resource that was never rejected begins with the one that served it. One that was never seen begins with the one
+    /// A resource that was never rejected begins with the one that last served it, if that was not pinned by a
+    /// [`CredentialChoice`]. One that was never seen begins with the one
     /// that most of those resources needed that were lately rejected by one and served by the other: the primary at
     /// first.
     #[default]

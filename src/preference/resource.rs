@@ -24,7 +24,7 @@ use http::request;
 pub trait ResourceKey: Send + Sync {
     /// The resource's name; `None` if the request is about no single resource, such as a list or an upload.
     /// Then nothing is remembered, and the primary goes first, until the fallback serves most of the resources that this
-    /// layer has seen.
+    /// layer has seen, four at the least.
     ///
     /// `body` is the request's body if it is wholly in memory, and empty otherwise. It may be large:
     /// search it, rather than parse it.

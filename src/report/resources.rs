@@ -1,4 +1,4 @@
-//! [`Resources`]: the resources that the primary has answered for, and who has answered for them last.
+//! [`Resources`]: the resources that were served, and who has served them last.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -22,8 +22,8 @@ pub(super) struct Resources {
     tables: [OnceLock<Box<[Line]>>; LINES.len()],
     /// Whether one has found no place.
     is_full: AtomicBool,
-    /// Those that the primary was the last to answer for; a little more or less where threads meet.
-    count: AtomicI64,
+    /// Those that the primary was the last to answer for, and those that the fallback was.
+    counts: [AtomicI64; 2],
 }
 
 /// Places in one cache line. 0 is an empty one.
@@ -32,46 +32,46 @@ pub(super) struct Resources {
 struct Line([AtomicU64; 8]);
 
 impl Resources {
-    /// `slot` has answered for it. Only the primary's answer makes it one of these.
+    /// `slot` has answered for it.
     #[inline]
     pub(super) fn answered(&self, hash: u64, slot: Slot) {
-        // One hash in 2^63 shares its place with another.
-        let hash = (hash & !BY_FALLBACK).max(2);
-        let is_by_primary = self.is_of_primary(hash);
-        match slot {
-            Slot::Primary if !is_by_primary => self.put(hash),
-            Slot::Fallback if is_by_primary => self.mark(hash),
-            // It stands as it should: nearly always.
-            Slot::Primary | Slot::Fallback => {}
+        let place = place_for(hash, slot);
+        // It stands as it should: nearly always.
+        if !self.has(place) {
+            self.put(place);
         }
     }
 
     /// Whether the primary was the last to answer for it.
     #[inline]
     pub(super) fn is_of_primary(&self, hash: u64) -> bool {
-        let hash = (hash & !BY_FALLBACK).max(2);
-        self.made().enumerate().any(|(nth, lines)| line(lines, nth, hash).holds(hash))
+        self.has(place_for(hash, Slot::Primary))
+    }
+
+    #[inline]
+    fn has(&self, place: u64) -> bool {
+        self.made().enumerate().any(|(nth, lines)| line(lines, nth, place).holds(place))
     }
 
     #[cold]
-    fn put(&self, hash: u64) {
+    fn put(&self, new: u64) {
         for (nth, table) in self.tables.iter().enumerate() {
             let table = table.get_or_init(|| (0..LINES[nth]).map(|_| Line::default()).collect());
-            for place in &line(table, nth, hash).0 {
+            for place in &line(table, nth, new).0 {
                 let known = match place.load(Ordering::Relaxed) {
-                    0 => match place.compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed) {
+                    0 => match place.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed) {
                         Ok(_) => {
-                            self.count.fetch_add(1, Ordering::Relaxed);
+                            self.count(new).fetch_add(1, Ordering::Relaxed);
                             return;
                         }
                         Err(taken) => taken,
                     },
                     known => known,
                 };
-                if known & !BY_FALLBACK == hash {
-                    if place.swap(hash, Ordering::Relaxed) != hash {
-                        self.count.fetch_add(1, Ordering::Relaxed);
-                    }
+                if known | BY_FALLBACK == new | BY_FALLBACK {
+                    let before = place.swap(new, Ordering::Relaxed);
+                    self.count(before).fetch_sub(1, Ordering::Relaxed);
+                    self.count(new).fetch_add(1, Ordering::Relaxed);
                     return;
                 }
             }
@@ -79,15 +79,8 @@ impl Resources {
         self.is_full.store(true, Ordering::Relaxed);
     }
 
-    #[cold]
-    fn mark(&self, hash: u64) {
-        let lines = self.made().enumerate().map(|(nth, lines)| line(lines, nth, hash));
-        let mut places = lines.flat_map(|line| &line.0);
-        if let Some(place) = places.find(|place| place.load(Ordering::Relaxed) == hash)
-            && place.swap(hash | BY_FALLBACK, Ordering::Relaxed) == hash
-        {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-        }
+    fn count(&self, place: u64) -> &AtomicI64 {
+        &self.counts[usize::from(place & BY_FALLBACK != 0)]
     }
 
     /// The tables that there are.
@@ -102,13 +95,23 @@ impl Resources {
         hashes.filter(|hash| *hash != 0 && hash & BY_FALLBACK == 0)
     }
 
-    /// How many [`of_primary`](Self::of_primary) has, without looking at them.
-    pub(super) fn count(&self) -> i64 {
-        self.count.load(Ordering::Relaxed)
+    /// How many the primary was the last to answer for, and how many the fallback.
+    pub(super) fn counts(&self) -> [i64; 2] {
+        self.counts.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     pub(super) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
+    }
+}
+
+/// What stands for a hash that this slot was the last to answer for. One hash in 2^63 shares it with another; none is 0.
+#[inline]
+fn place_for(hash: u64, slot: Slot) -> u64 {
+    let hash = (hash & !BY_FALLBACK).max(2);
+    match slot {
+        Slot::Primary => hash,
+        Slot::Fallback => hash | BY_FALLBACK,
     }
 }
 
@@ -153,11 +156,11 @@ mod tests {
         assert_eq!(resources.of_primary().count(), 10_000);
         assert!(!resources.is_full());
 
-        // What only the fallback has answered for is not among them; who answered last is known.
+        // Who answered last is known.
         (9_000..12_000).for_each(|nth| resources.answered(hash(nth), Slot::Fallback));
         assert_eq!(resources.of_primary().count(), 9_000);
         (9_500..10_000).for_each(|nth| resources.answered(hash(nth), Slot::Primary));
-        assert_eq!((resources.of_primary().count(), resources.count()), (9_500, 9_500));
+        assert_eq!((resources.of_primary().count(), resources.counts()), (9_500, [9_500, 2_500]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! [`Stats`]: what is counted, by atomics and nothing else.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use crate::outcome::NoReplay;
 use crate::preference::{Memory, Slot};
 
 /// So many resources have to be moved before requests that are about no single one follow them.
-const ENOUGH: i64 = 16;
+const ENOUGH: i64 = 4;
 
 /// Counts of what has happened since the layer was made.
 pub(crate) struct Stats {
@@ -23,7 +23,7 @@ pub(crate) struct Stats {
     pub(super) slots: [SlotStats; 2],
     /// What nearly every call counts in.
     pub(super) lanes: Lanes<Lane>,
-    /// Those that the primary has answered for.
+    /// Those that were served.
     pub(super) resources: Resources,
     pub(super) replays: AtomicU64,
     pub(super) no_replay: [AtomicU64; NoReplay::NAMES.len()],
@@ -37,8 +37,6 @@ pub(crate) struct Stats {
     pub(super) last_denied: AtomicU64,
     /// What was asked, and has had no clear answer from the fallback.
     pub(super) open: OpenQuestions,
-    /// Resources that the fallback was the last to serve, here and since the start.
-    moved: AtomicI64,
     /// When the fallback last served a request that is about no single resource. See [`Stats::now`].
     unnamed_at: AtomicU64,
 }
@@ -86,7 +84,6 @@ impl Stats {
             abandoned: AtomicU64::new(0),
             last_denied: AtomicU64::new(0),
             open: OpenQuestions::new(),
-            moved: AtomicI64::new(0),
             unnamed_at: AtomicU64::new(0),
         }
     }
@@ -109,18 +106,10 @@ impl Stats {
         }
     }
 
-    /// A resource is served by this slot that the other slot had served, or nobody.
-    pub(crate) fn moved(&self, to: Slot) {
-        match to {
-            Slot::Primary => self.moved.fetch_sub(1, Ordering::Relaxed),
-            Slot::Fallback => self.moved.fetch_add(1, Ordering::Relaxed),
-        };
-    }
-
     /// Whether more resources were last served by the fallback than by the primary, and enough to tell.
     pub(crate) fn is_mostly_moved(&self) -> bool {
-        let moved = self.moved.load(Ordering::Relaxed);
-        moved >= ENOUGH && moved > self.resources.count()
+        let [primary, fallback] = self.resources.counts();
+        fallback >= ENOUGH && fallback > primary && !self.resources.is_full()
     }
 
     /// Whether the primary was the last to serve this resource.
@@ -156,11 +145,13 @@ impl Stats {
 
     /// Whether the fallback has served such a request within [`RECENT`].
     pub(crate) fn was_served_lately(&self, subject: Subject, memory: &Memory) -> bool {
-        let at = match subject.key() {
-            Some(key) => memory.recall(key).and_then(|known| known.fallback_at).map(|at| self.at(at)),
-            None => Some(self.unnamed_at.load(Ordering::Relaxed)),
-        };
-        at.and_then(|at| ago(self.now(), at)).is_some_and(|ago| ago < RECENT)
+        match subject.key() {
+            Some(key) => memory
+                .recall(key)
+                .and_then(|known| known.fallback_at)
+                .is_some_and(|at| Instant::now().saturating_duration_since(at) < RECENT),
+            None => ago(self.now(), self.unnamed_at.load(Ordering::Relaxed)).is_some_and(|ago| ago < RECENT),
+        }
     }
 
     pub(crate) fn replayed(&self) {
