@@ -92,7 +92,7 @@ impl<RB: Body + Unpin> Answer<RB> {
     }
 }
 
-/// What follows from a last decision. `is_proof`: whether an acceptance is to be believed.
+/// Turns the last decision into a verdict. Without `is_proof`, an acceptance is inconclusive.
 fn verdict(decision: Decision, is_proof: bool) -> Verdict {
     match decision {
         Decision::Accept if is_proof => Verdict::Accepted,

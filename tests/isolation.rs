@@ -205,7 +205,7 @@ struct Stage {
     client: Client,
 }
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Debug)]
 struct Called {
     code: i64,

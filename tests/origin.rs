@@ -1,4 +1,4 @@
-//! What is an origin, beside the `url` crate.
+//! Origins agree with the `url` crate, or are stricter.
 
 use std::cell::Cell;
 use std::net::Ipv6Addr;

@@ -1,5 +1,5 @@
-//! Whoever panics, the call is counted once, its observers are told the end once, and the next call works. Nothing panics
-//! on a runtime without a timer.
+//! After a panic of foreign code, the call is counted once, its observers are told the end once, and the next call works.
+//! Nothing panics on a runtime without a timer.
 #![cfg(feature = "json")]
 
 #[path = "support/script.rs"]
@@ -27,7 +27,7 @@ use tower_credential_fallback::{
 
 const URI: &str = "https://api.example/v1/things/7";
 
-/// Whose code panics, in the first call.
+/// The code that panics in the first call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Culprit {
     InnerCall,

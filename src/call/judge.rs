@@ -1,4 +1,4 @@
-//! The verdict on an answer, and what follows from it: the end of the call, or a second attempt.
+//! The verdict on an answer: it ends the call, or leads to a second attempt.
 
 use http::response;
 use http_body::Body;
@@ -14,7 +14,7 @@ use crate::outcome::{NoReplay, Verdict};
 use crate::preference::Slot;
 use crate::provider::AuthProvider;
 
-/// What follows from a judgement.
+/// The next step after a verdict.
 enum Step {
     /// The answer goes to the caller.
     Final,
@@ -62,7 +62,7 @@ impl Call {
         let policy = &shared.policy;
         let slot = self.facts.sent.unwrap_or(Slot::Primary);
         let verdict = match verdict {
-            // Whoever answers elsewhere has not served the request: it may be a login page.
+            // An answer from another origin is no proof that the request was served: it may be a login page.
             Verdict::Accepted if self.is_from_elsewhere(head) => Verdict::Inconclusive,
             verdict => verdict,
         };
@@ -104,7 +104,7 @@ impl Call {
         let policy = &shared.policy;
         let is_strangers = self.is_from_elsewhere(head);
         if is_strangers {
-            // Whoever refused there never was to see our credential: it says nothing about it.
+            // The other origin was never to see our credential. Its rejection says nothing about it.
             self.facts.ledger.note_redirect();
             self.facts.final_because = Some(NoReplay::Redirected);
         } else if let Some((_, credential)) = self.sent(shared) {

@@ -1,4 +1,4 @@
-//! What a call teaches: only an acceptance after a rejection changes a preference.
+//! Learns from a call: only an acceptance after a rejection changes a preference.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ impl Call {
         policy.live.stats.accepted(slot, facts.key, is_needed, now);
     }
 
-    /// Says whether the other slot was of no use.
+    /// Returns whether this slot was needed: the other one was rejected, or had no credential.
     #[cold]
     fn learn_from_acceptance(&self, policy: &Policy, slot: Slot, is_as_before: bool) -> bool {
         let outcome = self.facts.ledger.outcome();

@@ -1,5 +1,5 @@
-//! [`Call`]: what is known of one call. `plan.rs` says which slot comes first, `judge.rs` what follows from an answer, and
-//! `learn.rs` what the call teaches.
+//! [`Call`]: the state of one call. `plan.rs` chooses the first slot, `judge.rs` ends the call or goes on after an answer, and
+//! `learn.rs` learns from it.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -26,7 +26,7 @@ mod request_key;
 
 use request_key::RequestKey;
 
-/// What is known of the call, whatever state it is in.
+/// The state of one call, kept from its first attempt to its end.
 #[derive(Default)]
 pub(crate) struct Call {
     facts: Facts,
@@ -34,14 +34,14 @@ pub(crate) struct Call {
     snapshot: Snapshot,
 }
 
-/// What is forgotten when the call is over.
+/// The part that is reset when the call is over.
 struct Facts {
     ledger: Ledger,
     /// Whether an answer to this method has a body that may be looked at.
     may_peek: bool,
-    /// Whose turn it is at the second attempt.
+    /// The slot of the second attempt.
     next: Slot,
-    /// What was known of the resource when the call began, and how much had changed by then.
+    /// The memory's entry for the resource when the call began, and the memory's change count.
     known: Option<Known>,
     changes: u64,
     /// Whether the caller has chosen the first slot.
@@ -58,7 +58,7 @@ struct Facts {
     cooldown_key: Option<u64>,
     /// The version of what is known of the resource, as of the last attempt.
     as_of: u64,
-    /// What it refers to that may have stayed behind.
+    /// The part of the request that may have stayed with the other account.
     left: Option<Box<Left>>,
     /// Why a refusal of the first attempt would be final; `None` if a second attempt may follow.
     final_because: Option<NoReplay>,
@@ -69,11 +69,11 @@ struct Facts {
     head: Head,
 }
 
-/// What is kept of the request's head.
+/// The kept part of the request's head.
 enum Head {
     /// Nothing: no credential was sent.
     None,
-    /// What a second attempt needs: the snapshot.
+    /// The snapshot, for a second attempt.
     Whole,
     /// Where it went.
     Uri(Box<Uri>),
@@ -103,7 +103,7 @@ impl Default for Facts {
     }
 }
 
-/// What a call begins with.
+/// First step of a call.
 pub(crate) enum Start<B> {
     /// The first attempt: the head, as it is by then, and this body, with the way back to its start if a second attempt may
     /// follow.
@@ -140,7 +140,7 @@ impl Call {
         self.facts.may_peek
     }
 
-    /// Whose turn it is at the second attempt.
+    /// The slot of the second attempt.
     pub(crate) fn next(&self) -> Slot {
         self.facts.next
     }

@@ -66,7 +66,7 @@ impl Call {
         }
     }
 
-    /// What an earlier call with this very request has left.
+    /// Takes the hint that an earlier call with the same request has left.
     #[cold]
     fn take_hint(&mut self, policy: &Policy, head: &request::Parts) -> Option<Slot> {
         let (live, target) = (&*policy.live, Target::of(&head.uri));

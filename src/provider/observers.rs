@@ -1,4 +1,4 @@
-//! [`Observers`]: who hears of a provider's tokens.
+//! [`Observers`]: the observers of a provider's tokens, held weakly.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,4 @@
-//! [`OpenQuestions`]: what was asked, and has had no clear answer from the fallback.
+//! [`OpenQuestions`]: subjects that the fallback has given no clear answer to.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::RECENT;
 use crate::preference::Expiring;
 
-/// What a request is about, as far as the report tells requests apart.
+/// The resource of a request, or the one subject of all requests without a resource.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Subject(u64);
 
