@@ -135,6 +135,8 @@ impl Report {
 #[derive(Default)]
 struct Counts {
     next: AtomicUsize,
+    /// The next bot of a round in which each is asked once. There is none going on if it is beyond the last.
+    round: AtomicUsize,
     calls: AtomicU64,
     by_primary: AtomicU64,
     by_fallback: AtomicU64,
@@ -178,6 +180,11 @@ pub(crate) async fn run<C: Caller>(
         let length = eighth * phase.share();
         let (calls, requests) = (counts.calls.load(Ordering::SeqCst), stage.api_requests());
         let end = Instant::now() + length;
+        // Each bot is known before it moves, and has been asked since when the move is over: "after the move" is about what
+        // a moved bot costs from its second call on.
+        if phase == Phase::Before {
+            counts.round.store(0, Ordering::SeqCst);
+        }
         let call = |_| {
             let (url, bots) = (stage.simulator.base_url().to_owned(), Arc::clone(&bots));
             tokio::spawn(keep_calling(caller.clone(), url, bots, Arc::clone(&counts), end))
@@ -192,6 +199,7 @@ pub(crate) async fn run<C: Caller>(
             let from = started.elapsed();
             move_all(stage, to, length, options.mixed_refusals).await;
             moves.push((from, started.elapsed()));
+            counts.round.store(0, Ordering::SeqCst);
         }
         for caller in callers {
             caller.await?;
@@ -217,7 +225,7 @@ pub(crate) async fn run<C: Caller>(
     })
 }
 
-/// Calls, one after the other, until the phase ends.
+/// Calls, one after the other, until the phase ends and each bot of a round has been asked.
 async fn keep_calling<C: Caller>(
     caller: C,
     base_url: String,
@@ -225,11 +233,14 @@ async fn keep_calling<C: Caller>(
     counts: Arc<Counts>,
     end: Instant,
 ) {
-    while Instant::now() < end {
+    while Instant::now() < end || counts.round.load(Ordering::SeqCst) < bots.len() {
         let nth = counts.next.fetch_add(1, Ordering::SeqCst);
-        let (ask, text) = (Ask::nth(nth), format!("call {nth}"));
-        // Any bot, but the same for the nth call of each run.
-        let bot = &bots[fastrand::Rng::with_seed(nth as u64).usize(..bots.len())];
+        let text = format!("call {nth}");
+        let (ask, bot) = match bots.get(counts.round.fetch_add(1, Ordering::SeqCst)) {
+            Some(bot) => (Ask::Chat, bot),
+            // Any bot, but the same for the nth call of each run.
+            None => (Ask::nth(nth), &bots[fastrand::Rng::with_seed(nth as u64).usize(..bots.len())]),
+        };
         let asked = async {
             let first = call(&caller, &counts, ask.request(&base_url, bot, &text)?).await?;
             ask.check(&first, bot, &text)?;
