@@ -95,7 +95,7 @@ impl Live {
     /// resources that were seen here.
     #[inline]
     pub(crate) fn usual_slot(&self) -> Slot {
-        if self.memory().is_in_use() && self.stats.is_mostly_moved() { Slot::Fallback } else { Slot::Primary }
+        if self.stats.is_mostly_moved() { Slot::Fallback } else { Slot::Primary }
     }
 
     #[inline]

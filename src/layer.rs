@@ -198,9 +198,8 @@ impl<P, E> CredentialFallbackLayer<P, E> {
     ///
     /// It holds back the *same* request alone: method, URI, headers, user and content are equal, and so are the two
     /// credentials. Headers that name a trace or an attempt, such as `traceparent`, do not count, nor do parameters of
-    /// `content-type`. Streaming bodies cannot be
-    /// compared, so they are never held back. Independent callers that make equal requests cannot be told from one caller's
-    /// retries.
+    /// `content-type`. Streaming bodies cannot be compared, so they are never held back. Independent callers that make equal
+    /// requests cannot be told from one caller's retries.
     pub fn with_cooldown(mut self, cooldown: Duration) -> Self {
         self.policy.cooldown = cooldown;
         self
